@@ -1,0 +1,188 @@
+"""The model file and the state of a run: what is in them, written atomically, verified when read.
+
+A model file is safetensors: the weights, and one JSON document, the card, in its metadata. It is
+all that predict, evaluate and export need. A state is safetensors too, its name ends in the first
+16 digits of its SHA-256, and the previous one is kept, so that a damaged file is noticed and named.
+Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from contorno import __version__
+from contorno.config import NetworkConfig, Preprocessing
+from contorno.data.labels import Labels
+from contorno.errors import ModelFileError
+from contorno.files import sha256, sweep, write_bytes
+from contorno.models import Segmenter, build_network
+
+_CARD = "contorno"  # the one key of the metadata: with one, the bytes are the same every time
+_KEPT = 2  # states: the newest and the one before
+
+
+class ModelCard(BaseModel):
+    """What a model file says of itself.
+
+    Args:
+        network, preprocessing: what to build before the weights are loaded.
+        labels: what masks look like.
+        threshold: probability from which a pixel is foreground (two classes).
+        provenance: how the model came about; no times or paths, so that equal runs give equal files.
+        contorno: version that wrote it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    network: NetworkConfig
+    preprocessing: Preprocessing
+    labels: Labels = Labels()
+    threshold: float = 0.5
+    provenance: dict[str, Any] = {}
+    contorno: str = __version__
+
+
+def save_model(path: Path, segmenter: Segmenter, card: ModelCard) -> None:
+    """Write a model file; equal weights and card give equal bytes."""
+    tensors = {key: value.detach().cpu().contiguous()
+               for key, value in segmenter.state_dict().items()}
+    write_bytes(path, safetensors.torch.save(tensors, {_CARD: card.model_dump_json()}))
+
+
+def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
+    """Read a model file, or the one in a run folder.
+
+    Raises:
+        ModelFileError: missing, damaged, or no model of ours.
+    """
+    path = model_path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _CARD not in metadata:
+                raise ModelFileError(f"{path}: safetensors, but not a contorno model (no card)")
+            card = ModelCard.model_validate_json(metadata[_CARD])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a model file, or damaged ({error})") from None
+    except ValidationError as error:
+        raise ModelFileError(
+            f"{path}: its card cannot be read by contorno {__version__}; it may come from a newer "
+            f"version ({error.error_count()} value(s) not understood)") from None
+    segmenter = Segmenter(build_network(card.network), card.preprocessing)
+    try:
+        segmenter.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelFileError(f"{path}: its weights do not fit its card: {error}") from None
+    return segmenter.eval(), card
+
+
+def model_path(path: Path) -> Path:
+    """The model file meant by `path`: itself, or model.safetensors in a run folder.
+
+    Raises:
+        ModelFileError: there is none.
+    """
+    if path.is_dir():
+        inner = path / "model.safetensors"
+        if not inner.exists():
+            raise ModelFileError(
+                f"{path}: a folder without model.safetensors; expected a run folder or a model file")
+        return inner
+    if not path.exists():
+        raise ModelFileError(f"{path}: there is no such model file or run folder")
+    return path
+
+
+def save_state(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write the state of a run as the newest; the one before stays, older ones go.
+
+    Args:
+        folder: the run's `state/`.
+        tensors: weights and optimiser state.
+        meta: anything that JSON holds, with an integer "number" that grows from save to save.
+
+    Raises:
+        StorageError: with path and bytes needed; older states are untouched.
+    """
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    data = safetensors.torch.save(whole, {_CARD: json.dumps(meta)})
+    path = folder / f"state-{meta['number']:08}-{sha256(data)[:16]}.safetensors"
+    write_bytes(path, data)
+    for old in _states(folder)[_KEPT:]:
+        old.unlink(missing_ok=True)
+    sweep(folder)
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+    """The newest whole state, and words on every newer one that was passed over as damaged.
+
+    Raises:
+        ModelFileError: no whole state is left.
+    """
+    skipped: list[str] = []
+    for path in _states(folder):
+        data = path.read_bytes()
+        if sha256(data)[:16] != path.stem.rpartition("-")[2]:
+            skipped.append(f"{path}: damaged or cut short ({len(data):,} bytes); "
+                           "going back to the state before")
+            continue
+        tensors = safetensors.torch.load(data)
+        meta = _metadata(data)
+        return tensors, meta, skipped
+    raise ModelFileError("\n".join(
+        [f"{folder}: no whole state to resume from; start the run again without --resume",
+         *skipped]))
+
+
+def _states(folder: Path) -> list[Path]:
+    """State files, newest first."""
+    return sorted(folder.glob("state-*.safetensors"), reverse=True)
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    """The JSON document in the header of safetensors bytes (its format: length, JSON, tensors)."""
+    length = int.from_bytes(data[:8], "little")
+    meta: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_CARD])
+    return meta
+
+
+def flatten(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put `name.` before every key."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
+
+
+def unflatten(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries whose key begins with `name.`, without it."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items()
+            if key.startswith(f"{name}.")}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of an optimiser as tensors keyed `parameter number.name`."""
+    return {f"{index}.{key}": value
+            for index, state in optimizer.state_dict()["state"].items()
+            for key, value in state.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Undo `optimizer_tensors` on an optimiser of the same parameters.
+
+    Each moment gets its parameter's own memory layout back: the fused kernels walk both by address.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        optimizer.state[parameter][name] = value

@@ -1,0 +1,307 @@
+"""The command line: one short function per command, each a single call of `api`.
+
+Nothing heavy is imported before a command runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter
+
+from contorno import __version__
+from contorno.errors import ContornoError
+
+app = App(
+    name="contorno",
+    help="Two folders in, images and masks; out comes a U-Net that draws the mask of any image.\n\n"
+         "Example: contorno train images masks --time 20m, then contorno predict runs/NAME photos "
+         "--out drawn",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    help_epilogue="Every command has its own help: contorno train --help",
+)
+_recipe = Group("Recipe", help="values that win over the recipe's; config.toml gives its reasons")
+_machine = Group("Machine")
+
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(group=_machine)]
+Precision = Annotated[Literal["auto", "bf16", "32"], Parameter(group=_machine)]
+Workers = Annotated[int | None, Parameter(group=_machine)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        result = app(words, exit_on_error=False, result_action="return_value")
+        return result if isinstance(result, int) else 0
+    except ContornoError as error:
+        if debug:
+            raise
+        print(f"contorno: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("contorno: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        if type(error).__module__.startswith("cyclopts"):
+            return 2  # already printed, with the usage
+        print(f"contorno: an error of contorno itself: {type(error).__name__}: {error}\n"
+              "Run the command again with --debug and report what it prints.", file=sys.stderr)
+        return 1
+
+
+@app.command
+def train(
+    images: Path | None = None,
+    masks: Path | None = None,
+    *,
+    out: Path | None = None,
+    recipe: Literal["auto", "classic"] = "auto",
+    time: str | None = None,
+    resume: Path | None = None,
+    suffix: str | None = None,
+    files: Path | None = None,
+    validation: float = 0.2,
+    validation_files: Path | None = None,
+    foreground: str = "bright",
+    epochs: Annotated[int | None, Parameter(group=_recipe)] = None,
+    batch_size: Annotated[int | None, Parameter(group=_recipe)] = None,
+    size: Annotated[int | None, Parameter(group=_recipe)] = None,
+    crop: Annotated[int | None, Parameter(group=_recipe)] = None,
+    widths: Annotated[str | None, Parameter(group=_recipe)] = None,
+    up: Annotated[Literal["transposed", "bilinear"] | None, Parameter(group=_recipe)] = None,
+    loss: Annotated[
+        Literal["mse", "bce", "dice", "bce+dice", "focal", "tversky"] | None,
+        Parameter(group=_recipe)] = None,
+    learning_rate: Annotated[float | None, Parameter(group=_recipe)] = None,
+    seed: Annotated[int | None, Parameter(group=_recipe)] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = None,
+) -> None:
+    """Train a model on a folder of images and a folder of masks.
+
+    Example: contorno train cells/images cells/masks --time 20m --out runs/cells
+
+    Parameters
+    ----------
+    images
+        Folder of images (PNG, JPEG, TIFF, BMP, GIF, WebP).
+    masks
+        Folder of masks with the same stems; leave out when they lie among the images.
+    out
+        Run folder to make. Default: runs/DATE.
+    recipe
+        auto, or classic for the reference notebook (MSE, Adam, 100 epochs, 512 x 512).
+    time
+        How long to train: 90s, 20m, 2h. Default: 10m, unless --epochs is given.
+    resume
+        Run folder to continue exactly where it was stopped.
+    suffix
+        What a mask's stem has after its image's, such as _mask. Guessed when needed.
+    files
+        Text file of stems or paths, one a line: only these are used.
+    validation
+        Share of the pairs that is kept for validation.
+    validation_files
+        Text file of the stems that are kept for validation.
+    foreground
+        bright, dark, nonzero, or the mask values that are foreground, such as 255 or 1,2.
+    epochs
+        Passes over the data.
+    batch_size
+        Examples in a batch.
+    size
+        Resize every picture to this edge (for classic).
+    crop
+        Edge of the training crops (for auto).
+    widths
+        Channels of each level, such as 32,64,128,256,512.
+    up
+        How the decoder doubles the size.
+    loss
+        What is minimised.
+    learning_rate
+        Peak step size.
+    seed
+        Of weights, order, crops and split.
+    device
+        Where to compute.
+    precision
+        bf16, or 32 for exact float32.
+    workers
+        Threads that read and prepare images. Default: all cores.
+    """
+    from contorno import api
+
+    api.train(
+        images, masks, out=out, recipe=recipe, time=time, resume=resume, suffix=suffix,
+        files=files, validation=validation, validation_files=validation_files,
+        foreground=foreground, device=device, precision=precision, workers=workers, epochs=epochs,
+        batch_size=batch_size, size=None if size is None else (size, size), crop=crop,
+        widths=_numbers(widths), up=up, loss=loss, learning_rate=learning_rate, seed=seed)
+
+
+@app.command
+def evaluate(
+    model: Path,
+    images: Path,
+    masks: Path | None = None,
+    *,
+    out: Path | None = None,
+    suffix: str | None = None,
+    files: Path | None = None,
+    foreground: str | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Workers = None,
+) -> None:
+    """Score a model on images and masks it has not seen, with a report to look at.
+
+    Example: contorno evaluate runs/cells test/images test/masks
+
+    Parameters
+    ----------
+    model
+        Model file or run folder.
+    images
+        Folder of images.
+    masks
+        Folder of masks with the same stems; leave out when they lie among the images.
+    out
+        Folder to make. Default: evaluation, in the run folder.
+    suffix
+        What a mask's stem has after its image's.
+    files
+        Text file of stems or paths, one a line: only these are scored.
+    foreground
+        How these masks are coded, where it differs from the training masks.
+    device
+        Where to compute.
+    precision
+        bf16, or 32 for exact float32.
+    workers
+        Threads that read images. Default: all cores.
+    """
+    from contorno import api, progress
+
+    results = api.evaluate(model, images, masks, out=out, suffix=suffix, files=files,
+                           foreground=foreground, device=device, precision=precision,
+                           workers=workers)
+    progress.table(results)
+
+
+@app.command
+def predict(
+    model: Path,
+    *inputs: str,
+    out: Path,
+    probabilities: Literal["png", "tif"] | bool = False,
+    overlay: bool = False,
+    files: Path | None = None,
+    overwrite: bool = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> int:
+    """Draw the mask of every image, as PNG in the values of your own masks.
+
+    Example: contorno predict runs/cells photos "more/*.tif" --out drawn --overlay
+
+    Parameters
+    ----------
+    model
+        Model file, run folder, or a .pth checkpoint that contorno convert takes.
+    inputs
+        Images, folders of images, patterns.
+    out
+        Folder for the masks. What this model drew there before is skipped.
+    probabilities
+        Write STEM_probability too: png (16 bit) or tif (float32).
+    overlay
+        Write STEM_overlay.png too: the picture with the outline drawn on it.
+    files
+        Text file of stems or paths, one a line: only these are drawn.
+    overwrite
+        Replace files that this model did not make.
+    device
+        Where to compute.
+    precision
+        bf16, or 32 for exact float32.
+    """
+    from contorno import api, progress
+
+    outcome = api.predict(model, inputs, out=out, probabilities=probabilities or None,
+                          overlay=overlay, files=files, overwrite=overwrite, device=device,
+                          precision=precision)
+    progress.say(f"{len(outcome.written)} mask(s) written to {out}, {len(outcome.skipped)} done "
+                 f"before, {len(outcome.problems)} problem(s)")
+    for problem in outcome.problems:
+        progress.warn(str(problem))
+    return 1 if outcome.problems else 0
+
+
+@app.command
+def convert(
+    file: Path, *, out: Path, size: int | None = None, overwrite: bool = False
+) -> None:
+    """Turn a notebook's or milesial/Pytorch-UNet's checkpoint into a contorno model file.
+
+    Example: contorno convert unet.pth --out model.safetensors
+
+    Parameters
+    ----------
+    file
+        .pt or .pth file of weights (torch.save(model.state_dict(), ...)).
+    out
+        Model file to write.
+    size
+        Resize every picture to this edge before the network. Default: its own size.
+    overwrite
+        Replace an existing file.
+    """
+    from contorno import api, progress
+
+    model = api.convert(file, out, size=size, overwrite=overwrite)
+    network = model.card.network
+    progress.say(f"{out}: {network.architecture}, {network.up}, {network.in_channels} channel(s) "
+                 f"in, {network.out_channels} out, widths {', '.join(map(str, network.widths))}; "
+                 f"{model.card.provenance['converted_from']}; pictures are divided by 255")
+
+
+@app.command
+def demo(*, out: Path = Path("contorno-demo"), time: str = "75s", seed: int = 0) -> None:
+    """Draw a synthetic microscopy set, train on it for a minute, score held-out images.
+
+    Example: contorno demo --out contorno-demo
+
+    Parameters
+    ----------
+    out
+        Folder to make.
+    time
+        How long to train.
+    seed
+        Of the pictures and of the training.
+    """
+    from contorno import api, progress
+
+    progress.table(api.demo(out, time=time, seed=seed))
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    """Whole numbers of "32,64,128"."""
+    if text is None:
+        return None
+    from contorno.errors import ConfigError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"widths {text!r} must be whole numbers, such as 32,64,128") from None

@@ -1,0 +1,183 @@
+"""What a run can be told, validated; read from and written to config.toml.
+
+Every value that was chosen for the user stands in `reasons` under its dotted name. How values are
+chosen is left to `recipes`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from contorno.errors import ConfigError, Problem
+from contorno.files import write_text
+
+Loss = Literal["mse", "bce", "dice", "bce+dice", "focal", "tversky"]
+Up = Literal["transposed", "bilinear"]
+
+
+class Section(BaseModel):
+    """A section of config.toml: unknown names are errors, values are fixed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where the pairs come from and how they are parted."""
+
+    images: str
+    masks: str | None = None
+    suffix: str | None = None
+    files: str | None = None
+    validation: float = Field(0.2, gt=0, lt=1)
+    validation_files: str | None = None
+    foreground: str = "bright"
+
+
+class NetworkConfig(Section):
+    """Name and arguments of a network in `models.ARCHITECTURES`."""
+
+    architecture: str = "UNet"
+    in_channels: int = Field(3, ge=1)
+    out_channels: int = Field(1, ge=1)
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    up: Up = "transposed"
+    activation: Literal["sigmoid", "softmax"] | None = None
+
+    @model_validator(mode="after")
+    def _widths_work(self) -> Self:
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths {self.widths} must be positive numbers of channels")
+        return self
+
+
+class Preprocessing(Section):
+    """What is done to a picture before the network, and to its output after; part of the model.
+
+    Args:
+        mean, std: per channel, in the units of the image file.
+        size: (height, width) that every picture is resized to, or None for its own size.
+        dtype: type of the images that the model was made for.
+        output: how the network's output becomes probabilities; "clamp" cuts to 0..1.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,)
+    size: tuple[int, int] | None = None
+    dtype: str = "uint8"
+    output: Literal["sigmoid", "softmax", "clamp", "identity"] = "sigmoid"
+
+
+class TrainingConfig(Section):
+    """The recipe, in numbers."""
+
+    recipe: Literal["classic", "auto"] = "auto"
+    loss: Loss = "bce+dice"
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: float = Field(0.05, ge=0, lt=1)
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(4, ge=1)
+    crop: int | None = Field(None, ge=16)
+    steps_per_epoch: int = Field(1, ge=1)
+    validate_every: int = Field(1, ge=1)
+    augment: bool = True
+    ema: float = Field(0.0, ge=0, lt=1)
+    clip: float = Field(0.0, ge=0)
+    patience: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)
+    time: float | None = Field(None, gt=0)
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    precision: Literal["bf16", "32"] = "32"
+
+
+class Config(Section):
+    """Everything that decides a run, and why each automatic choice was made."""
+
+    data: DataConfig
+    network: NetworkConfig
+    preprocessing: Preprocessing
+    training: TrainingConfig
+    reasons: dict[str, str] = {}
+
+    def replace(self, section: str, reason: str = "", **values: Any) -> Config:
+        """A copy with `values` of one section changed (and validated) for `reason`."""
+        data = self.model_dump()
+        data[section] |= values
+        data["reasons"] |= {f"{section}.{name}": reason for name in values if reason}
+        return Config.model_validate(data)
+
+    def write(self, path: Path) -> None:
+        """Write as TOML; values that are None are left out."""
+        write_text(path, tomli_w.dumps(_without_none(self.model_dump(mode="json"))))
+
+
+def build(section: type[BaseModel], where: str, **values: Any) -> Any:
+    """Make a section from the user's values.
+
+    Raises:
+        ConfigError: one problem for each value that cannot work.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise _config_error(error, where) from None
+
+
+def read_config(path: Path) -> Config:
+    """Read config.toml.
+
+    Raises:
+        ConfigError: missing, not TOML, or with values that cannot work (all are listed).
+    """
+    try:
+        return Config.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise _config_error(error, str(path)) from None
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "2h" or a plain number of seconds.
+
+    Raises:
+        ConfigError: not such a duration, or not positive.
+    """
+    units = {"s": 1, "m": 60, "h": 3600}
+    text = text.strip().lower()
+    number, unit = (text[:-1], text[-1]) if text and text[-1] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"time {text!r} is no duration; write 90s, 20m or 2h")
+    return seconds
+
+
+def _config_error(error: ValidationError, where: str) -> ConfigError:
+    problems = [
+        Problem(
+            ".".join(str(part) for part in item["loc"]) or where,
+            f"value {item['input']!r}",
+            item["msg"],
+            "change this value",
+        )
+        for item in error.errors()
+    ]
+    return ConfigError(f"{where}: values that cannot work", problems)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

@@ -1,0 +1,147 @@
+"""Batches for training: which image, which crop, drawn from (seed, epoch, step) alone.
+
+No state exists that a resumed run would have to restore, and the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from contorno.data.dataset import Dataset
+from contorno.resample import resize
+
+Array = NDArray[Any]
+_CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isensee et al. 2021)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (N, C, h, w) in file units, masks (N, 1, h, w) float 0..1, and where they come from."""
+
+    images: Tensor
+    masks: Tensor
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws the batches of every epoch.
+
+    Args:
+        dataset: the training part.
+        batch_size: examples in a batch (the last of an epoch may have fewer, unless cropping).
+        crop: edge of the square crops, or None for whole images.
+        steps: batches in an epoch; without crops an epoch sees every image once.
+        size: (height, width) that whole images are resized to.
+        seed: of the run.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    crop: int | None
+    steps: int
+    size: tuple[int, int] | None
+    seed: int
+
+    def batches(self, epoch: int, *, start: int, workers: int) -> Iterator[Batch]:
+        """The batches from step `start` of an epoch on, prepared ahead by threads."""
+        tasks = [partial(self._batch, epoch, step) for step in range(start, self.steps)]
+        return _ahead(tasks, workers)
+
+    def rng(self, *key: int) -> np.random.Generator:
+        """The random numbers of one place in the run, such as (epoch, step)."""
+        return np.random.default_rng([self.seed, *key])
+
+    def _chosen(self, epoch: int, step: int) -> list[int]:
+        """Indices of the images of a batch: a stream of passes, each in an order of its own."""
+        count = len(self.dataset)
+        if self.crop is None:  # an epoch is one pass; its last batch may be smaller
+            first, last = step * self.batch_size, min((step + 1) * self.batch_size, count)
+            numbers = range(epoch * count + first, epoch * count + last)
+        else:
+            first = (epoch * self.steps + step) * self.batch_size
+            numbers = range(first, first + self.batch_size)
+        orders = {n // count: self.rng(n // count).permutation(count) for n in numbers}
+        return [int(orders[n // count][n % count]) for n in numbers]
+
+    def _batch(self, epoch: int, step: int) -> Batch:
+        chosen = self._chosen(epoch, step)
+        examples = [self._example(index, self.rng(epoch, step, place))
+                    for place, index in enumerate(chosen)]
+        return Batch(torch.stack([image for image, _ in examples]),
+                     torch.stack([mask for _, mask in examples]),
+                     tuple(self.dataset.names[index] for index in chosen))
+
+    def _example(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        image, mask = self.dataset.read(index)
+        if self.crop is not None:
+            image, mask = random_crop(image, mask, self.crop, rng)
+        pixels = torch.from_numpy(_for_torch(image)).permute(2, 0, 1)  # (C, h, w), channels last
+        target = torch.from_numpy(np.ascontiguousarray(mask))[None].float()
+        if self.size is not None:
+            pixels = resize(pixels.float()[None], *self.size)[0]
+            target = resize(target[None], *self.size)[0]  # soft edges between 0 and 1, as in R1
+        return pixels, target
+
+
+def random_crop(
+    image: Array, mask: Array, size: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """A square crop of image (H, W, C) and mask (H, W); smaller ones are mirrored to the size."""
+    height, width = mask.shape
+    centre: tuple[int, int] | None = None
+    if rng.random() < _CENTRED:
+        foreground = np.flatnonzero(mask)
+        if len(foreground):
+            y, x = divmod(int(foreground[rng.integers(len(foreground))]), width)
+            centre = (y, x)
+    starts = []
+    for axis, length in enumerate((height, width)):
+        if length <= size:
+            starts.append(0)
+        elif centre is not None:
+            jitter = int(rng.integers(-size // 4, size // 4 + 1))
+            starts.append(min(max(centre[axis] - size // 2 + jitter, 0), length - size))
+        else:
+            starts.append(int(rng.integers(length - size + 1)))
+    y, x = starts
+    image, mask = image[y : y + size, x : x + size], mask[y : y + size, x : x + size]
+    down, right = size - mask.shape[0], size - mask.shape[1]
+    if down or right:
+        around = ((down // 2, down - down // 2), (right // 2, right - right // 2))
+        image = np.pad(image, (*around, (0, 0)), mode="reflect")
+        mask = np.pad(mask, around, mode="reflect")
+    return image, mask
+
+
+def _for_torch(image: Array) -> Array:
+    """A type that torch computes with; uint16 has few operations there."""
+    image = image.astype(np.int32) if image.dtype == np.uint16 else image
+    return np.ascontiguousarray(image)
+
+
+def _ahead(tasks: list[Callable[[], Any]], workers: int) -> Iterator[Any]:
+    """Results in order, `workers` of them being prepared meanwhile; in line when 0."""
+    if workers < 1:
+        yield from (task() for task in tasks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(task) for task in tasks[: workers + 1]]
+        try:
+            for position in range(len(tasks)):
+                result = waiting.pop(0).result()
+                if position + workers + 1 < len(tasks):
+                    waiting.append(pool.submit(tasks[position + workers + 1]))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,107 @@
+"""Writing files so that a reader finds either the old one or the new one, never half of one.
+
+Temporary file in the same folder, fsync, rename over the target, fsync the folder. Leaves what is
+written to others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from contorno.errors import StorageError
+
+TEMPORARY_PREFIX = ".contorno-"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically; what stood there stays whole when this fails.
+
+    Raises:
+        StorageError: naming the path and the bytes needed (full disk, quota, no permission).
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise storage_error(path, len(data), error) from error
+    except BaseException:  # Ctrl-C in the middle: leave no litter, pass it on
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and flush it to the disk.
+
+    Raises:
+        StorageError: naming the path and the bytes needed.
+    """
+    data = (line + "\n").encode()
+    try:
+        with open(path, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise storage_error(path, len(data), error) from error
+
+
+def storage_error(path: Path, size: int, error: OSError) -> StorageError:
+    """The error to raise when writing `size` bytes to `path` failed."""
+    if error.errno in _NO_SPACE:
+        return StorageError(
+            f"{path}: no space to write it: {size:,} bytes are needed ({error.strerror}). "
+            "The files that stood there are whole. Free some space and run the command again"
+        )
+    return StorageError(f"{path}: cannot be written: {error.strerror or error}")
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files that a killed writer left in `folder`."""
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every file system (or Windows) allows it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,104 @@
+"""The device, the number format and the memory layout for this machine, with the reason in words."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from contorno.errors import ConfigError
+
+Precision = Literal["bf16-mixed", "32-true"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how to compute.
+
+    Args:
+        accelerator: "cpu", "cuda" or "mps", as Lightning Fabric and torch name them.
+        precision: Fabric's name of the number format.
+        reason: the choice in words, to print.
+    """
+
+    accelerator: str
+    precision: Precision
+    reason: str
+
+    @property
+    def bf16(self) -> bool:
+        return self.precision == "bf16-mixed"
+
+
+def choose(*, device: str = "auto", precision: str = "auto") -> Hardware:
+    """Choose device and number format.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: "auto", "bf16" or "32" (exact float32).
+
+    Raises:
+        ConfigError: unknown word, or a device that this machine lacks.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(),
+                 "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
+    if device not in available:
+        raise ConfigError(f"device {device!r} is unknown; choose auto, cpu, cuda or mps")
+    if not available[device]:
+        raise ConfigError(f"device {device!r} is not available here; choose auto or cpu")
+    native, why = _bf16(device)
+    formats: dict[str, tuple[Precision, str]] = {
+        "auto": ("bf16-mixed" if native else "32-true", why),
+        "bf16": ("bf16-mixed", "bfloat16 as asked"),
+        "32": ("32-true", "exact float32 as asked"),
+    }
+    if precision not in formats:
+        raise ConfigError(f"precision {precision!r} is unknown; choose auto, bf16 or 32")
+    chosen, words = formats[precision]
+    return Hardware(device, chosen, f"{_name(device)}, {words}")
+
+
+def free_memory() -> int:
+    """Bytes of main memory that can be taken now; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _bf16(device: str) -> tuple[bool, str]:
+    import torch
+
+    if device == "cuda":
+        native = torch.cuda.get_device_capability()[0] >= 8
+        return native, "bfloat16" if native else "float32: this GPU has no bfloat16 units"
+    if device == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        for feature, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+            if capabilities.get(feature):
+                return True, f"bfloat16 by the processor's {name}"
+        return False, "float32: this processor has no bfloat16 instructions"
+    return False, "float32"
+
+
+def _name(device: str) -> str:
+    import torch
+
+    if device == "cuda":
+        return f"GPU {torch.cuda.get_device_name()}"
+    return f"CPU with {torch.get_num_threads()} threads" if device == "cpu" else "Apple GPU"

@@ -1,0 +1,31 @@
+"""The networks, by name. `Segmenter` wraps any of them with its preprocessing."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from contorno.config import NetworkConfig
+from contorno.errors import ConfigError
+from contorno.models.milesial import MilesialUNet
+from contorno.models.segmenter import Segmenter
+from contorno.models.unet import UNet
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
+    "UNet": UNet,
+    "MilesialUNet": MilesialUNet,
+}
+
+__all__ = ["ARCHITECTURES", "MilesialUNet", "Segmenter", "UNet", "build_network"]
+
+
+def build_network(config: NetworkConfig) -> nn.Module:
+    """The network that a configuration names.
+
+    Raises:
+        ConfigError: an unknown architecture.
+    """
+    arguments = config.model_dump()
+    name = arguments.pop("architecture")
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"architecture {name!r} is unknown; choose {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](**arguments)

@@ -1,0 +1,59 @@
+"""The pieces that U-Nets are made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions without bias, each followed by batch normalisation and ReLU.
+
+    Ronneberger et al. 2015, with padding and batch normalisation. The layers stand in a
+    `Sequential` named `conv` (indices 0 to 5), as in common notebooks, so that their checkpoints
+    fit.
+
+    Args:
+        in_channels, out_channels: channels of input and output.
+        mid_channels: channels between the two convolutions; `out_channels` when None.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, mid_channels: int | None = None
+    ) -> None:
+        super().__init__()
+        mid = mid_channels or out_channels
+        self.conv = nn.Sequential(
+            nn.Conv2d(in_channels, mid, 3, padding=1, bias=False),
+            nn.BatchNorm2d(mid),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(mid, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)  # (N, C, H, W) -> (N, out_channels, H, W)
+        return out
+
+
+def fit(x: Tensor, height: int, width: int) -> Tensor:
+    """Pad by repeating the rim, or crop, at the bottom and right to (height, width)."""
+    down, right = height - x.shape[-2], width - x.shape[-1]
+    if down > 0 or right > 0:
+        x = F.pad(x, (0, max(right, 0), 0, max(down, 0)), mode="replicate")
+    return x[..., :height, :width]
+
+
+def activate(x: Tensor, activation: str | None) -> Tensor:
+    """Apply "sigmoid", "softmax" (over channels), "clamp" (to 0..1) or nothing.
+
+    In float32: half-precision probabilities would be too coarse to rank or to write as 16 bit.
+    """
+    if activation in (None, "identity"):
+        return x
+    x = x.float()
+    if activation == "sigmoid":
+        return torch.sigmoid(x)
+    return torch.softmax(x, dim=1) if activation == "softmax" else x.clamp(0, 1)

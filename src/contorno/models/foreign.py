@@ -1,0 +1,165 @@
+"""Checkpoints of other people's U-Nets: recognise the layout, use every key or say which is left.
+
+The only place where a `.pt`/`.pth` file is opened, always with `weights_only=True`: a pickle that
+wants to run code is refused. Layouts: the R2 notebook (`down1.conv.0.weight` ... `out.bias`), our
+own `UNet` saved by hand (the same plus `upsampleN`), and milesial/Pytorch-UNet.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contorno.config import NetworkConfig
+from contorno.errors import ModelFileError
+from contorno.models import build_network
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A foreign checkpoint, understood.
+
+    Args:
+        network: with the weights loaded, in eval mode.
+        config: its architecture and arguments.
+        output: how its output becomes probabilities.
+        mask_values: what the file says of the values of its masks, if it does.
+        layout: whose layout it is, in words.
+    """
+
+    network: nn.Module
+    config: NetworkConfig
+    output: str
+    mask_values: tuple[int, ...]
+    layout: str
+
+
+def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
+    """Read a `.pt`/`.pth` checkpoint of weights.
+
+    Args:
+        path: the file.
+        output: "sigmoid", "softmax", "clamp" or "identity" where the layout's own is not right.
+
+    Raises:
+        ModelFileError: not such a file, pickled objects in it, unknown layout, keys left over.
+    """
+    weights = _read(path)
+    mask_values = _mask_values(weights.pop("mask_values", ()))
+    tensors = {key.removeprefix("module."): value for key, value in weights.items()}
+    strangers = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise ModelFileError(f"{path}: entries that are no weights: {_some(strangers)}")
+    if "inc.double_conv.0.weight" in tensors:
+        config, layout = _milesial(tensors), "milesial/Pytorch-UNet"
+        natural = "sigmoid" if config.out_channels == 1 else "softmax"
+    elif "down1.conv.0.weight" in tensors and "out.weight" in tensors:
+        config, layout = _notebook(tensors), "U-Net notebook"
+        natural = "identity" if config.activation else "clamp"
+    else:
+        raise ModelFileError(
+            f"{path}: the layout of its weights is not known here; it begins with "
+            f"{_some(list(tensors))}. Known: the U-Net notebook (down1.conv.0.weight ... out.bias) "
+            "and milesial/Pytorch-UNet (inc.double_conv.0.weight ... outc.conv.bias)"
+        )
+    network = build_network(config)
+    _load(network, tensors, path)
+    return Foreign(network.eval(), config, output or natural, mask_values, layout)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: there is no such file") from None
+    except pickle.UnpicklingError as error:
+        first = str(error).split(". ")[0].strip()
+        raise ModelFileError(
+            f"{path}: holds more than weights, and loading it could run any code, so it was not "
+            f"loaded ({first}). Save the weights alone: torch.save(model.state_dict(), 'new.pth')"
+        ) from None
+    except Exception as error:  # torch.load raises many kinds on a damaged or foreign file
+        raise ModelFileError(f"{path}: not a PyTorch checkpoint, or damaged ({error})") from None
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[k] for k in _WRAPPERS if isinstance(loaded.get(k), Mapping)), None)
+        if inner is None:
+            return {str(key): value for key, value in loaded.items()}
+        loaded = inner
+    raise ModelFileError(f"{path}: holds a {type(loaded).__name__}, expected a dict of weights")
+
+
+def _notebook(tensors: Mapping[str, Tensor]) -> NetworkConfig:
+    levels = _levels(tensors, r"down(\d+)\.conv\.0\.weight")
+    names = [*(f"down{level}" for level in range(1, levels + 1)), "bottom"]
+    bilinear = not any(key.startswith("upsample") for key in tensors)
+    classes = _shape(tensors, "out.weight")[0]
+    return NetworkConfig(
+        architecture="UNet",
+        in_channels=_shape(tensors, "down1.conv.0.weight")[1],
+        out_channels=classes,
+        widths=tuple(_shape(tensors, f"{name}.conv.0.weight")[0] for name in names),
+        up="bilinear" if bilinear else "transposed",
+        activation=("sigmoid" if bilinear else None),  # R2 ends in a sigmoid, R1 in plain values
+    )
+
+
+def _milesial(tensors: Mapping[str, Tensor]) -> NetworkConfig:
+    levels = _levels(tensors, r"down(\d+)\.maxpool_conv\.1\.double_conv\.0\.weight")
+    bilinear = "up1.up.weight" not in tensors
+    encoder = [_shape(tensors, "inc.double_conv.0.weight")[0]]
+    for level in range(1, levels + 1):
+        encoder.append(_shape(tensors, f"down{level}.maxpool_conv.1.double_conv.0.weight")[0])
+    if bilinear:
+        encoder[-1] *= 2
+    return NetworkConfig(
+        architecture="MilesialUNet",
+        in_channels=_shape(tensors, "inc.double_conv.0.weight")[1],
+        out_channels=_shape(tensors, "outc.conv.weight")[0],
+        widths=tuple(encoder),
+        up="bilinear" if bilinear else "transposed",
+    )
+
+
+def _levels(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    return max((int(m[1]) for key in tensors if (m := re.fullmatch(pattern, key))), default=0)
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str) -> torch.Size:
+    if key not in tensors or tensors[key].ndim != 4:
+        raise ModelFileError(f"the checkpoint lacks {key}, or it is no convolution's weight")
+    return tensors[key].shape
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    own = network.state_dict()
+    problems = []
+    if left := sorted(set(tensors) - set(own)):
+        problems.append(f"keys left over: {_some(left)}")
+    if missing := sorted(set(own) - set(tensors)):
+        problems.append(f"keys missing: {_some(missing)}")
+    for key in sorted(set(own) & set(tensors)):
+        if own[key].shape != tensors[key].shape:
+            problems.append(f"{key} is {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}")
+    if problems:
+        raise ModelFileError(f"{path}: does not fit the layout it resembles: " +
+                             "; ".join(problems[:10]))
+    network.load_state_dict(tensors)
+
+
+def _mask_values(values: Any) -> tuple[int, ...]:
+    if isinstance(values, (list, tuple)) and all(isinstance(v, int) for v in values):
+        return tuple(values)
+    return ()  # colours as lists: the caller falls back to 0, 1, 2 ...
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")

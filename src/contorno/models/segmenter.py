@@ -1,0 +1,48 @@
+"""The whole model: preprocessing, network and probabilities in one module.
+
+Mean and standard deviation are buffers and resizing is part of `forward`, so that no backend can
+disagree about them.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from contorno.config import Preprocessing
+from contorno.models.blocks import activate
+from contorno.resample import resize
+
+
+class Segmenter(nn.Module):
+    """From raw picture values to probabilities.
+
+    Args:
+        network: from normalised pictures to values, same height and width.
+        preprocessing: what is done before and after.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.size = preprocessing.size
+        self.output = preprocessing.output
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
+
+    def raw(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) raw values to the network's own output, before any activation outside it."""
+        return cast(Tensor, self.network((images.float() - self.mean) / self.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) raw values to (N, K, H, W) float32 probabilities."""
+        height, width = images.shape[-2:]
+        if self.size is not None:
+            images = resize(images.float(), *self.size)
+        probabilities = activate(self.raw(images), self.output).float()
+        return resize(probabilities, height, width)

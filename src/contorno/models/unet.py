@@ -1,0 +1,83 @@
+"""U-Net (Ronneberger et al. 2015) with a transposed or a bilinear decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contorno.models.blocks import DoubleConv, activate, fit
+
+
+class UNet(nn.Module):
+    """U-Net for pictures of any size; the output has the input's size.
+
+    Args:
+        in_channels: channels of the picture.
+        out_channels: 1 for one foreground class, else the number of classes.
+        widths: channels of each encoder level, the last being the bottleneck.
+        up: "transposed" doubles the size by a transposed convolution that halves the channels;
+            "bilinear" interpolates to the skip's own size with `align_corners=True`.
+        activation: "sigmoid" or "softmax" to give probabilities, None to give the plain values.
+
+    Sub-modules are `down1` ... `downN`, `bottom`, `upN` ... `up1` (and `upsampleN` ... when
+    transposed) and `out`.
+
+    Raises:
+        ValueError: an unknown `up` or `activation`, or widths that are not positive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        widths: Sequence[int] = (64, 128, 256, 512, 1024),
+        up: str = "transposed",
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        if up not in ("transposed", "bilinear"):
+            raise ValueError(f'up ({up!r}) must be "transposed" or "bilinear"')
+        if activation not in (None, "sigmoid", "softmax"):
+            raise ValueError(f'activation ({activation!r}) must be None, "sigmoid" or "softmax"')
+        if not widths or min(*widths, in_channels, out_channels) < 1:
+            raise ValueError(f"channels must be positive: {in_channels}, {widths}, {out_channels}")
+        self.levels = len(widths) - 1
+        self.bilinear = up == "bilinear"
+        self.activation = activation
+        inputs = (in_channels, *widths)
+        for level in range(1, self.levels + 1):
+            self.add_module(f"down{level}", DoubleConv(inputs[level - 1], inputs[level]))
+        self.bottom = DoubleConv(inputs[-2], inputs[-1])
+        for level in range(self.levels, 0, -1):
+            skip, below = inputs[level], inputs[level + 1]
+            if not self.bilinear:
+                self.add_module(f"upsample{level}", nn.ConvTranspose2d(below, skip, 2, stride=2))
+            merged = below + skip if self.bilinear else 2 * skip
+            self.add_module(f"up{level}", DoubleConv(merged, skip))
+        self.out = nn.Conv2d(widths[0], out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H, W), any H, W of at least 1."""
+        height, width = x.shape[-2:]
+        least = 2**self.levels  # every level must keep at least one pixel
+        x = fit(x, max(height, least), max(width, least))
+        skips = []
+        for level in range(1, self.levels + 1):
+            x = self.get_submodule(f"down{level}")(x)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.bottom(x)
+        for level in range(self.levels, 0, -1):
+            skip = skips.pop()
+            x = torch.cat([self._upsample(x, skip, level), skip], dim=1)
+            x = self.get_submodule(f"up{level}")(x)
+        return activate(self.out(x), self.activation)[..., :height, :width]
+
+    def _upsample(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
+        height, width = skip.shape[-2:]
+        if self.bilinear:
+            return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
+        return fit(self.get_submodule(f"upsample{level}")(x), height, width)

@@ -1,0 +1,172 @@
+"""Masks of new images: one array, one file, many files.
+
+Sees only an engine's `probabilities`. One bad file is reported and the rest goes on; every output
+appears whole or not at all; an output that this very model made before is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from contorno.checkpoint import ModelCard
+from contorno.data.labels import classify, write_prediction
+from contorno.engines import Engine
+from contorno.errors import InputError, Problem
+from contorno.files import write_bytes
+from contorno.images import (
+    ImageError, as_channels, encode_png, png_text, read_image, write_probabilities,
+)
+from contorno.progress import bar
+from contorno.tiles import stitch
+
+Array = NDArray[Any]
+_MARK = "contorno-model"  # key of the PNG text that names the model a mask was made by
+
+
+@dataclass
+class Outcome:
+    """What became of many files."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str = "image") -> Array:
+    """Probabilities (K, H, W) float32 of a picture (H, W[, C]).
+
+    Raises:
+        ImageError: type, channels or values are not those that the model was made for.
+    """
+    if image.ndim not in (2, 3) or 0 in image.shape:
+        raise _unfit(name, f"an array of shape {image.shape}", "(H, W) or (H, W, C)",
+                     "give one picture")
+    wanted = card.preprocessing.dtype
+    if str(image.dtype) != wanted:
+        raise _unfit(name, f"an image of type {image.dtype}",
+                     f"{wanted}, as the model was trained on",
+                     f"convert it to {wanted}, or train a model on images like this one")
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
+    return stitch(as_channels(image, card.network.in_channels, path=name), engine.probabilities)
+
+
+def predict_files(
+    engine: Engine, card: ModelCard, images: Sequence[Path], out: Path, *, fingerprint: str,
+    probabilities: str | None = None, overlay: bool = False, overwrite: bool = False,
+) -> Outcome:
+    """Write one mask for each image, named after it.
+
+    Args:
+        engine, card: the model.
+        images: files to read.
+        out: folder to write to.
+        fingerprint: tells this model from others; written into every mask.
+        probabilities: "png" for 16-bit PNG or "tif" for float32 TIFF, beside the mask.
+        overlay: also draw the outline on the picture.
+        overwrite: replace files that this model did not make.
+
+    Returns:
+        What was written, what was skipped as done before, and the problems.
+    """
+    outcome = Outcome()
+    names = _unique_names(images, outcome.problems)
+    with bar("Predicting", len(names)) as advance:
+        for path, name in names.items():
+            target = out / f"{name}.png"
+            wanted = [target, *_extras(target, card, probabilities, overlay)]
+            try:
+                if not overwrite and target.exists():
+                    _done_before(target, fingerprint)
+                    if all(extra.exists() for extra in wanted):
+                        outcome.skipped.append(target)
+                        continue
+                _predict_file(engine, card, path, wanted, {_MARK: fingerprint}, overlay)
+                outcome.written.append(target)
+            except ImageError as error:
+                outcome.problems.append(error.problem)
+            finally:
+                advance()
+    return outcome
+
+
+def _predict_file(engine: Engine, card: ModelCard, path: Path, wanted: list[Path],
+                  text: dict[str, str], overlay: bool) -> None:
+    """The mask goes last: while it is missing, the image counts as not done."""
+    image = read_image(path)
+    result = probability_map(engine, card, image, name=str(path))
+    classes = classify(result, card.threshold)
+    target, *extras = wanted
+    maps = extras[:-1] if overlay else extras
+    for extra, one in zip(maps, result, strict=False):
+        write_probabilities(extra, one, text=text)
+    if overlay:
+        write_bytes(extras[-1], encode_png(draw_outline(image, classes), text=text))
+    write_prediction(target, classes, card.labels, text=text)
+
+
+def draw_outline(image: Array, classes: Array) -> Image.Image:
+    """The picture in 8-bit colour with the outline of all foreground in magenta, 2 pixels wide."""
+    shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    if shown.dtype != np.uint8:
+        low, high = np.percentile(shown, (1, 99))
+        shown = ((shown - low) / max(high - low, 1e-9)).clip(0, 1) * 255
+    shown = shown.astype(np.uint8).copy()
+    inside = np.pad(classes > 0, 1, mode="edge")  # the image's own rim is no outline
+    rim = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)
+    shown[rim[1:-1, 1:-1]] = (255, 0, 200)
+    return Image.fromarray(shown)
+
+
+def _extras(target: Path, card: ModelCard, probabilities: str | None, overlay: bool) -> list[Path]:
+    extras = []
+    if probabilities is not None:
+        classes = card.network.out_channels
+        marks = [""] if classes == 1 else [f"_{index}" for index in range(classes)]
+        extras = [target.with_name(f"{target.stem}_probability{mark}.{probabilities}")
+                  for mark in marks]
+    if overlay:
+        extras.append(target.with_name(f"{target.stem}_overlay.png"))
+    return extras
+
+
+def _unique_names(images: Sequence[Path], problems: list[Problem]) -> dict[Path, str]:
+    """Output stems; of two images with one stem, the second would overwrite the first's mask."""
+    taken: dict[str, Path] = {}
+    for path in images:
+        if path.stem in taken:
+            problems.append(Problem(str(path), f"the same stem as {taken[path.stem]}",
+                                    "one mask name for each image",
+                                    "predict the two into different folders"))
+        else:
+            taken[path.stem] = path
+    return {path: name for name, path in taken.items()}
+
+
+def _done_before(target: Path, fingerprint: str) -> None:
+    if png_text(target).get(_MARK) != fingerprint:
+        raise _unfit(str(target), "a file that this model did not make",
+                     "a free name, or a mask by this model",
+                     "use another --out, or --overwrite to replace it")
+
+
+def _unfit(path: str, what: str, expected: str, fix: str) -> ImageError:
+    return ImageError(Problem(path, what, expected, fix))
+
+
+def reject_nothing(images: Sequence[Path], problems: Sequence[Problem]) -> None:
+    """Raise when there is no image to work on.
+
+    Raises:
+        InputError: with the problems.
+    """
+    if not images:
+        raise InputError("no image to predict", problems)

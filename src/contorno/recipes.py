@@ -1,0 +1,184 @@
+"""Recipes: from the data's fingerprint, the machine and the user's wishes to a configuration.
+
+`classic` is the reference notebook R1 to the letter (and R2 with `up="bilinear"`); `auto` is the
+default. Every number has its reason, which goes to config.toml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from contorno.config import (
+    Config, DataConfig, NetworkConfig, Preprocessing, TrainingConfig, build,
+)
+from contorno.data.dataset import Dataset
+from contorno.errors import ConfigError
+from contorno.hardware import Hardware
+
+RECIPES = ("auto", "classic")
+DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
+_SHORT = 180.0  # seconds: below, a CPU sees too few crops to train base width 32
+_NETWORK = ("widths", "up")
+_PREPROCESSING = ("size",)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a recipe knows of the training images.
+
+    Args:
+        images: how many.
+        height, width: medians, in pixels.
+        channels, dtype: of every image.
+        mean, std: per channel, in file units.
+        foreground: share of foreground pixels.
+    """
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    foreground: float
+
+
+def fingerprint(dataset: Dataset) -> Fingerprint:
+    """Summarise the training part."""
+    heights = sorted(facts.shape[0] for facts in dataset.facts)
+    widths = sorted(facts.shape[1] for facts in dataset.facts)
+    mean, std = dataset.statistics()
+    return Fingerprint(len(dataset), heights[len(heights) // 2], widths[len(widths) // 2],
+                       dataset.channels, dataset.dtype, mean, std, dataset.foreground_share())
+
+
+def resolve(
+    recipe: str, data: DataConfig, seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]
+) -> Config:
+    """The configuration of a run.
+
+    Args:
+        recipe: "auto" or "classic".
+        data: where the pairs come from.
+        seen: what they look like.
+        hardware: what trains.
+        wishes: values the user gave, by their names in config.toml; they win over the recipe's.
+
+    Raises:
+        ConfigError: an unknown recipe, or values that cannot work (all are listed).
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe {recipe!r} is unknown; choose {' or '.join(RECIPES)}")
+    choices = _classic(seen, wishes) if recipe == "classic" else _auto(seen, hardware, wishes)
+    choices["training.device"] = (hardware.accelerator, hardware.reason)
+    choices["training.precision"] = ("bf16" if hardware.bf16 else "32", hardware.reason)
+    values: dict[str, dict[str, Any]] = {"network": {}, "preprocessing": {},
+                                         "training": {"recipe": recipe}}
+    reasons: dict[str, str] = {}
+    for name, (value, reason) in choices.items():
+        section, _, field = name.partition(".")
+        values[section][field] = value
+        reasons[name] = reason
+    for field, value in wishes.items():
+        section = ("network" if field in _NETWORK else
+                   "preprocessing" if field in _PREPROCESSING else "training")
+        values[section][field] = value
+        reasons[f"{section}.{field}"] = "as asked"
+    config = Config(
+        data=data, network=build(NetworkConfig, "network", **values["network"]),
+        preprocessing=build(Preprocessing, "preprocessing", **values["preprocessing"]),
+        training=build(TrainingConfig, "training", **values["training"]), reasons=reasons)
+    _check(config)
+    return config
+
+
+Choices = dict[str, tuple[Any, str]]  # dotted name -> value and reason
+
+
+def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
+    """R1: MSE on plain outputs of a transposed U-Net; R2's network when `up` is bilinear."""
+    bilinear = wishes.get("up") == "bilinear"
+    largest = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0}.get(seen.dtype, 1.0)
+    batch = wishes.get("batch_size", 4)
+    r1 = "as in R1"
+    return {
+        "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
+        "network.widths": ((64, 128, 256, 512, 1024), r1),
+        "network.up": ("transposed", r1),
+        "network.activation": ("sigmoid" if bilinear else None,
+                               "R2 ends in a sigmoid" if bilinear else "R1 ends in plain values"),
+        "preprocessing.mean": ((0.0,) * seen.channels, r1),
+        "preprocessing.std": ((largest,) * seen.channels, f"R1 divides {seen.dtype} by its largest "
+                                                          "value"),
+        "preprocessing.size": ((512, 512), r1),
+        "preprocessing.dtype": (seen.dtype, "type of the images"),
+        "preprocessing.output": ("identity" if bilinear else "clamp",
+                                 "values near 0..1 are the probabilities"),
+        "training.loss": ("mse", r1),
+        "training.optimizer": ("adam", r1),
+        "training.learning_rate": (1e-4, "R1 asks for a small one"),
+        "training.weight_decay": (1e-5, "R1 asks for a small one"),
+        "training.schedule": ("constant", r1),
+        "training.warmup": (0.0, r1),
+        "training.epochs": (100, r1),
+        "training.batch_size": (4, r1),
+        "training.steps_per_epoch": (-(-seen.images // batch), "every image once"),
+        "training.augment": (False, r1),
+    }
+
+
+def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> Choices:
+    """A plain, sound recipe; numbers without a source were tried on the training parts only."""
+    crop = wishes.get("crop") or min(256, max(64, -(-min(seen.height, seen.width) // 32) * 32))
+    on_cpu = hardware.accelerator == "cpu"
+    batch = wishes.get("batch_size") or (4 if on_cpu else 16)
+    time = None if "epochs" in wishes else wishes.get("time", DEFAULT_TIME)
+    short = on_cpu and time is not None and time < _SHORT
+    base = 16 if short else 32
+    crops = max(1, round(seen.height * seen.width / crop**2))
+    choices: Choices = {
+        "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
+        "network.widths": (tuple(base * 2**level for level in range(5)),
+                           "base width 16: the time is short" if short else
+                           "base width 32, as in nnU-Net"),
+        "network.up": ("transposed", "a third less arithmetic than bilinear at equal widths"),
+        "preprocessing.mean": (seen.mean, "mean of the training images"),
+        "preprocessing.std": (seen.std, "spread of the training images"),
+        "preprocessing.dtype": (seen.dtype, "type of the images"),
+        "preprocessing.output": ("sigmoid", "two classes"),
+        "training.loss": ("bce+dice", "as in nnU-Net: steady gradients, and overlap is what counts"),
+        "training.optimizer": ("adamw", "works without tuning"),
+        "training.learning_rate": (2e-3, "largest that was steady with warm-up and clipping"),
+        "training.weight_decay": (1e-2, "AdamW's default"),
+        "training.schedule": ("cosine", "ends annealed when the time is up"),
+        "training.warmup": (0.05, "batch normalisation settles first"),
+        "training.epochs": (100, "enough for small sets when no time is given"),
+        "training.batch_size": (batch, "small, for many steps" if on_cpu else "fills the GPU better"),
+        "training.crop": (crop, f"images are about {seen.width} x {seen.height}"),
+        "training.steps_per_epoch": (
+            -(-seen.images * crops // batch), f"{crops} crop(s) of each image cover its area"),
+        "training.augment": (True, "flips, rotations, scale, light"),
+        "training.ema": (0.99, "averages the last hundred steps"),
+        "training.clip": (1.0, "a bad batch cannot throw the weights far"),
+        "training.patience": (max(20, wishes.get("epochs", 0) // 3),
+                              "epochs without a better mask before annealing begins early"),
+    }
+    if "epochs" not in wishes:
+        choices["training.time"] = (time, "ten minutes unless told otherwise")
+    return choices
+
+
+def _check(config: Config) -> None:
+    """What sections cannot see on their own."""
+    training, network = config.training, config.network
+    if training.loss != "mse" and network.activation is not None:
+        raise ConfigError(f"loss {training.loss!r} needs plain outputs, but this network ends in a "
+                          f"{network.activation}; use loss mse or recipe auto")
+    if config.preprocessing.size is not None and training.crop is not None:
+        raise ConfigError("size resizes whole images and crop cuts pieces of them: give one of the "
+                          "two (size is for recipe classic)")
+    if training.augment and training.crop is None:
+        raise ConfigError("augmentation needs square crops: give crop, or leave augmentation off")

@@ -1,0 +1,356 @@
+"""Turn results.json into one self-contained HTML page that opens without a network.
+
+Reads the figures that `evaluate` wrote, the pictures they speak of and, when a run folder is
+given, its log and configuration; draws the charts and fills `report.html.j2`. Computes no score:
+what a figure means and how it was counted is decided in `metrics` and only repeated here.
+
+File names and configuration values come from outside and may hold markup: everything passes
+Jinja's escaping, and the page's content policy admits no script but the one in the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from contourpy import LineType, contour_generator
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context, rcdefaults
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from contorno.errors import InputError, Problem
+from contorno.files import write_bytes
+from contorno.images import ImageError, read_image, read_mask
+
+T = TypeVar("T")
+LONG_SIDE = 640  # pixels: nine pictures of this size keep the page near 1 MB
+KEYS = ("contorno", "images", "labels", "model", "per_image", "pooled", "problems", "rules")
+# Matplotlib draws in these stand-ins; the page's style sheet gives their colours, light and dark.
+INK, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004"
+VARIABLES = {INK: "--ink", GRID: "--line", FIRST: "--accent", SECOND: "--second"}
+STYLE: dict[Any, Any] = {  # Matplotlib types its keys as literals
+    "svg.fonttype": "none",
+    "svg.hashsalt": "contorno",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), GRID),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+}
+
+
+def write_report(results: Path, *, out: Path | None = None, run: Path | None = None) -> Path:
+    """Write the report of one evaluation as a single HTML file.
+
+    Args:
+        results: the results.json that `evaluate` wrote; its relative paths count from its folder.
+        out: the page to write; report.html beside `results` if not given.
+        run: the run folder whose log.jsonl and config.toml are shown too.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: results.json, log.jsonl or config.toml is missing or not what its name says. A
+            picture that has vanished since is no error: a note stands in its place.
+        StorageError: the page cannot be written.
+    """
+    out = results.with_name("report.html") if out is None else out
+    scored = _read(results, _parse_results)
+    images = sorted(scored["images"], key=lambda image: (image["dice"], image["name"]))
+    dice = [image["dice"] for image in images]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"figure": _figure, "policy_hash": _policy_hash}
+    template = files("contorno").joinpath("report.html.j2").read_text(encoding="utf-8")
+    page = environment.from_string(template).render(
+        results=scored,
+        images=images,
+        quartiles=np.quantile(dice, (0, 0.25, 0.5, 0.75, 1)).tolist() if dice else None,
+        histogram=_histogram(dice, scored["per_image"]["dice"]["mean"]) if dice else None,
+        groups=[
+            (title, [_case(image, results.parent, scored["labels"]) for image in chosen])
+            for title, chosen in _groups(images)
+        ],
+        training=None if run is None else _training(run),
+        config=None if run is None else _read(run / "config.toml", _parse_config),
+    )
+    # A name that is no valid UTF-8 arrives as lone surrogates, which cannot be encoded.
+    write_bytes(out, page.encode("utf-8", "backslashreplace"))
+    return out
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _policy_hash(script: str) -> str:
+    """What a content security policy wants to know of the one script it admits."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")
+
+
+# Reading ---------------------------------------------------------------------------------------
+
+
+def _read(path: Path, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # JSON, TOML and UTF-8 errors are all ValueErrors
+        problem = Problem(
+            path=str(path),
+            what=str(getattr(error, "strerror", None) or error),
+            expected=f"a {path.name} as contorno writes it",
+            fix="evaluate again" if path.suffix == ".json" else "give the folder of a training run",
+        )
+        raise InputError("the report cannot be written", [problem]) from error
+
+
+def _parse_results(text: str) -> dict[str, Any]:
+    results = json.loads(text)
+    missing = [key for key in KEYS if not isinstance(results, dict) or key not in results]
+    if missing:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    return dict(results)
+
+
+def _parse_log(text: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The last line of each epoch, in order, and a note for each line that is not JSON."""
+    epochs: dict[int, dict[str, Any]] = {}
+    notes = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            epochs[int(entry["epoch"])] = entry  # a resumed run may log an epoch a second time
+        except (ValueError, KeyError, TypeError):
+            notes.append(f"Line {number} of log.jsonl cannot be read and is left out.")
+    return [epochs[epoch] for epoch in sorted(epochs)], notes
+
+
+def _parse_config(text: str) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """(section, [(name, value, reason)]) in the order of the file."""
+    config = tomllib.loads(text)
+    reasons = config.pop("reasons", {})
+    tables = {name: t if isinstance(t, dict) else {"": t} for name, t in config.items()}
+    return [
+        (section, [(n, _plain(v), reasons.get(f"{section}.{n}", "")) for n, v in table.items()])
+        for section, table in tables.items()
+    ]
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+# Pictures --------------------------------------------------------------------------------------
+
+
+def _groups(ordered: Sequence[T]) -> list[tuple[str, Sequence[T]]]:
+    """Up to three of the worst, of the middle and of the best, none of them twice.
+
+    With fewer than nine images they are shared out: 5 gives 2 worst, 1 middle, 2 best.
+    """
+    count = len(ordered)
+    worst, best, middle = (min(3, (count + extra) // 3) for extra in (2, 1, 0))
+    start = worst + (count - worst - best - middle) // 2
+    groups = [
+        ("Worst", ordered[:worst]),
+        ("Middle", ordered[start : start + middle]),
+        ("Best", ordered[count - best :][::-1]),
+    ]
+    return [(title, chosen) for title, chosen in groups if chosen]
+
+
+def _case(image: Mapping[str, Any], folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """One picture with the outlines of its truth and its prediction, ready for the template."""
+    notes: list[str] = []
+    case = {"image": image, "notes": notes, "picture": None, "truth": "", "prediction": ""}
+    try:
+        pixels = read_image(folder / image["image"])  # an absolute path replaces the folder
+    except ImageError as error:
+        notes.append(f"The picture cannot be shown: {error.problem.what}.")
+        return case
+    height, width = pixels.shape[:2]
+    scale = min(1.0, LONG_SIDE / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))  # (h, w)
+    rgb, note = _visible(pixels)
+    case |= {"picture": _jpeg(rgb, size), "height": size[0], "width": size[1]}
+    notes += [note] if note else []
+    for layer in ("truth", "prediction"):
+        # "truth" is the mask as it was understood, 0 or 255; without it the mask itself must do.
+        path = image.get(layer) or image["mask"]
+        value = 255 if path == image.get("truth") else labels["foreground"]
+        try:
+            mask = read_mask(folder / path)  # (H, W)
+        except ImageError as error:
+            notes.append(f"The {layer} cannot be shown: {error.problem.what}.")
+            continue
+        if mask.shape != (height, width):
+            notes.append(f"The {layer} is {mask.shape[1]} x {mask.shape[0]} pixels: not drawn.")
+            continue
+        case[layer] = _outline(_shrink(mask == value, size))
+    return case
+
+
+def _visible(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
+    """(H, W, C) of any type as (H, W, 3) bytes, with a note on what was done to show it."""
+    channels = pixels.shape[2]
+    shown = pixels[..., : 3 if channels >= 3 else 1]
+    notes = []
+    if channels not in (1, 3):
+        notes.append(f"Shown: the first {shown.shape[2]} of {channels} channels.")
+    if shown.dtype != np.uint8:
+        shown = np.stack([_stretch(shown[..., c]) for c in range(shown.shape[2])], axis=-1)
+        notes.append("Brightness stretched for display.")
+    return np.broadcast_to(shown, (*shown.shape[:2], 3)), " ".join(notes)
+
+
+def _stretch(channel: NDArray[Any]) -> NDArray[np.uint8]:
+    values = channel.astype(np.float32)  # (H, W)
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
+    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+    stretched: NDArray[np.uint8] = np.rint(scaled.clip(0, 1) * 255).astype(np.uint8)
+    return stretched
+
+
+def _jpeg(rgb: NDArray[np.uint8], size: tuple[int, int]) -> str:
+    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    picture = picture.resize((size[1], size[0]), Image.Resampling.BOX)  # a copy at equal size
+    data = io.BytesIO()
+    picture.save(data, "JPEG", quality=90, subsampling=0)  # full colour: stains are red on pink
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def _shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A pixel is foreground if any it covers is: a line one pixel wide must not fall between."""
+    for axis, length in enumerate(size):
+        starts = np.arange(length) * mask.shape[axis] // length
+        mask = np.logical_or.reduceat(mask, starts, axis=axis)
+    return mask
+
+
+def _outline(mask: NDArray[np.bool_]) -> str:
+    """The border of the foreground as an SVG path in half pixels, where all corners are whole."""
+    heights = np.pad(mask, 1).astype(np.float64)
+    # Pixel (0, 0) has become (1, 1) and its centre lies at (0.5, 0.5): 2 * (x - 1 + 0.5) = 2x - 1.
+    rings = contour_generator(z=heights, line_type=LineType.Separate).lines(0.5)
+    return "".join(_ring(np.rint(2 * np.asarray(ring) - 1).astype(int)) for ring in rings)
+
+
+def _ring(points: NDArray[np.int_]) -> str:
+    steps = np.diff(points, axis=0)  # the last point repeats the first
+    corners = points[:-1][(steps != np.roll(steps, 1, axis=0)).any(axis=1)]
+    moves = " ".join(f"{dx} {dy}" for dx, dy in np.diff(corners, axis=0).tolist())
+    return f"M{corners[0, 0]} {corners[0, 1]}l{moves}z"
+
+
+# Charts ----------------------------------------------------------------------------------------
+
+
+def _histogram(dice: Sequence[float], mean: float) -> Markup:
+    low = min(0.8, math.floor(min(dice) * 10) / 10)
+    count = min(25, max(10, round(2 * math.sqrt(len(dice)))))
+    bins = np.linspace(low, 1, count + 1).tolist()
+
+    def draw(axes: Axes) -> None:
+        tallest = np.histogram(dice, bins)[0].max()
+        axes.hist(dice, bins, color=FIRST, alpha=0.45)
+        axes.axhline(0, color=GRID, linewidth=0.8)
+        # Every image is a dot too, below the bars; the golden ratio spreads equal ones apart.
+        depths = 0.08 + 0.13 * (np.arange(len(dice)) * 0.618034 % 1)
+        axes.scatter(dice, -depths * tallest, s=11, color=FIRST, linewidths=0)
+        axes.axvline(mean, color=SECOND, linewidth=1.5, label=f"mean {mean:.3f}")
+        axes.legend(frameon=False, loc="upper left")
+        axes.set(xlim=(low - 0.01, 1.01), ylim=(-0.28 * tallest, 1.12 * tallest))
+        axes.set(xlabel="Dice of an image", ylabel="images")
+        axes.set_yticks([t for t in MaxNLocator(4, integer=True).tick_values(0, tallest) if t >= 0])
+
+    return _svg("dice", draw, height=2.7)
+
+
+def _training(run: Path) -> dict[str, Any]:
+    epochs, notes = _read(run / "log.jsonl", _parse_log)
+    best = next((e for e in reversed(epochs) if e.get("best")), None)
+    losses = {"training": "loss", "validation": "validation_loss"}
+    charts = [
+        _curves("Loss", epochs, losses, best),
+        _curves("Validation Dice", epochs, {"": "validation_dice"}, best),
+        _curves("Learning rate", epochs, {"": "learning_rate"}, None, height=1.4),
+    ]
+    return {"charts": [c for c in charts if c], "best": best, "epochs": epochs, "notes": notes}
+
+
+def _curves(
+    title: str,
+    epochs: Sequence[Mapping[str, Any]],
+    series: Mapping[str, str],
+    best: Mapping[str, Any] | None,
+    *,
+    height: float = 2.7,
+) -> tuple[str, Markup] | None:
+    """Title and chart of columns of the log against the epoch; None if they hold no value."""
+    lines = {}
+    for label, key in series.items():
+        points = [(e["epoch"], y) for e in epochs if math.isfinite(y := _number(e.get(key)))]
+        if points:
+            lines[label] = np.array(points, dtype=float)  # (epochs, 2)
+    if not lines:
+        return None
+    values = np.concatenate(list(lines.values()))[:, 1]
+
+    def draw(axes: Axes) -> None:
+        for (label, points), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
+            marker = "o" if len(points) == 1 else None
+            axes.plot(*points.T, color=colour, label=label, linewidth=1.8, marker=marker)
+            if best is not None:
+                axes.plot(*points[points[:, 0] == best["epoch"]].T, "o", color=colour)
+        if best is not None:
+            axes.axvline(best["epoch"], color=INK, alpha=0.5, linewidth=1, linestyle=":")
+        if title == "Loss" and 0 < values.min() < values.max() / 30:
+            axes.set_yscale("log")  # a loss that falls from 1 to 0.001 is flat on a linear axis
+        if len(lines) > 1:
+            axes.legend(frameon=False)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set(xlabel="epoch")
+        axes.grid(axis="y", linewidth=0.8)
+
+    return title, _svg(title.lower().replace(" ", "-"), draw, height=height)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _svg(name: str, draw: Callable[[Axes], None], *, height: float) -> Markup:
+    """Draw one chart as SVG to stand inside the page, 4.3 inches wide and `height` inches high."""
+    data = io.StringIO()
+    with rc_context():
+        rcdefaults()  # a matplotlibrc of the user's must not change the page
+        with rc_context(STYLE):
+            figure = Figure(figsize=(4.3, height), layout="constrained")
+            draw(figure.add_subplot(axisbelow=True))
+            figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})
+    text = data.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'.*?<svg [^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1>", text, flags=re.DOTALL)
+    # Ids are counted anew in each chart ("axes_1"), but must be unique in the page.
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return Markup(text)

@@ -1,0 +1,13 @@
+"""The one way in which pictures are resized, shared by data and models so that they cannot differ."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear resize of float (N, C, H, W), smoothed when it shrinks, as torchvision's on tensors."""
+    if x.shape[-2:] == (height, width):
+        return x
+    return F.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=True)

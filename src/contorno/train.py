@@ -1,0 +1,463 @@
+"""Training: one loop that reads as a procedure.
+
+Every random choice comes from (seed, epoch, step), so a run's state is its weights, its optimiser
+and a position; `fit` continues from any saved state to the same bits as if it had never stopped.
+What is trained on is decided by `recipes`, what is stored by `checkpoint`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contorno.checkpoint import (
+    ModelCard, flatten, load_state, optimizer_tensors, restore_optimizer, save_model, save_state,
+    unflatten,
+)
+from contorno.config import Config, TrainingConfig
+from contorno.data.augment import augment
+from contorno.data.batches import Batch, Sampler
+from contorno.data.dataset import Dataset
+from contorno.engines.pytorch import PyTorchEngine
+from contorno.errors import ConfigError, Interrupted, TrainingError
+from contorno.files import append_line, sha256, write_text
+from contorno.hardware import Hardware
+from contorno.losses import LOSSES
+from contorno.metrics import count
+from contorno.models import Segmenter, build_network
+from contorno.progress import bar, clock, is_terminal, say, warn
+from contorno.signals import StopRequest
+from contorno.tiles import stitch
+
+SAVE_EVERY = 120.0  # seconds between saves within an epoch
+_PROBE = 5  # batches timed to fit the schedule to a time
+
+
+@dataclass
+class Position:
+    """Where a run stands: all that its state holds beside tensors."""
+
+    epochs: int  # length of the schedule
+    micro_batch: int  # examples that go through the network at once
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    loss: float = 0.0  # summed over the epoch's steps
+    seconds: float = 0.0  # spent on the epoch
+    saves: int = 0
+    best: float = -1.0  # validation Dice
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    cooling: int | None = None  # epoch in which early annealing began
+
+
+class Trainer:
+    """One run: model, optimiser, average and position.
+
+    Args:
+        config: what to do.
+        training, validation: the two parts of the data.
+        hardware: where.
+        run: folder of the run.
+    """
+
+    def __init__(self, config: Config, training: Dataset, validation: Dataset, hardware: Hardware,
+                 run: Path) -> None:
+        from lightning_fabric import Fabric
+
+        self.config, self.training, self.validation = config, training, validation
+        self.run = run
+        recipe = config.training
+        self.fabric = Fabric(accelerator=hardware.accelerator, devices=1,
+                             precision=hardware.precision)
+        torch.manual_seed(recipe.seed)
+        segmenter = Segmenter(build_network(config.network), config.preprocessing)
+        segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model, self.optimizer = self.fabric.setup(segmenter, _optimizer(segmenter, recipe))
+        self.model.mark_forward_method("raw")
+        self.segmenter = segmenter
+        self.average = copy.deepcopy(segmenter) if recipe.ema else segmenter
+        self.engine = PyTorchEngine(self.average, hardware)
+        self.sampler = Sampler(training, recipe.batch_size, recipe.crop, recipe.steps_per_epoch,
+                               config.preprocessing.size, recipe.seed)
+        self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
+        self.loss = LOSSES[recipe.loss]
+        self.saved_at = time.monotonic()
+
+    # One step
+
+    def step(self, batch: Batch) -> float:
+        """Forward, backward and update on one batch; its loss."""
+        recipe, position = self.config.training, self.position
+        images, masks = self.fabric.to_device((batch.images, batch.masks))
+        if recipe.augment:
+            rng = self.sampler.rng(position.epoch, position.step)
+            images, masks = augment(images, masks, std=self.segmenter.std, rng=rng)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.model.train()
+        loss = self._gradients(images, masks)
+        norm = _gradient_norm(self.segmenter, recipe.clip)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._not_finite(batch, loss)
+        self.optimizer.step()
+        if recipe.ema:
+            self._update_average(recipe.ema)
+        return loss
+
+    def _gradients(self, images: Tensor, masks: Tensor) -> float:
+        """Fill the gradients, in pieces where memory is short; the batch's mean loss."""
+        while True:
+            try:
+                self.optimizer.zero_grad(set_to_none=True)
+                total = 0.0
+                for start in range(0, len(images), self.position.micro_batch):
+                    piece = slice(start, start + self.position.micro_batch)
+                    output = self.model.raw(images[piece])
+                    share = len(output) / len(images)
+                    loss = self.loss(output.float(), masks[piece]) * share
+                    self.fabric.backward(loss)
+                    total += loss.item()
+                return total
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+            self._halve()
+
+    def _halve(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.position.micro_batch == 1:
+            raise TrainingError(
+                "out of memory with one example at a time. Use a smaller --crop or --size, smaller "
+                f"--widths, or --device cpu; the best model so far is in {self.run}")
+        self.position.micro_batch = -(-self.position.micro_batch // 2)
+        warn(f"Out of memory: going on with {self.position.micro_batch} example(s) at a time, "
+             f"accumulated to batches of {self.config.training.batch_size}; batch normalisation "
+             "sees the smaller ones.")
+
+    def _update_average(self, decay: float) -> None:
+        """Exponential moving average of weights and batch statistics, quicker at the start."""
+        done = self.position.epoch * self.sampler.steps + self.position.step
+        weight = 1 - min(decay, (1 + done) / (10 + done))
+        with torch.no_grad():
+            for mine, theirs in zip(self.average.state_dict().values(),
+                                    self.segmenter.state_dict().values(), strict=True):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, weight)
+                else:
+                    mine.copy_(theirs)
+
+    def learning_rate(self) -> float:
+        """Warm-up, then constant or cosine; a straight line to zero once cooling began."""
+        recipe, position, steps = self.config.training, self.position, self.sampler.steps
+        now = position.epoch * steps + position.step
+        if position.cooling is None:
+            return recipe.learning_rate * _schedule(recipe, now, recipe.epochs * steps)
+        began, end = position.cooling * steps, position.epochs * steps
+        top = _schedule(recipe, began, recipe.epochs * steps)
+        return recipe.learning_rate * top * (end - now) / (end - began)
+
+    def _not_finite(self, batch: Batch, loss: float) -> None:
+        best = (f"the best model so far (epoch {self.position.best_epoch}) is in {self.run}"
+                if self.position.best_epoch else "no model was kept yet")
+        raise TrainingError(
+            f"the loss became {loss} at epoch {self.position.epoch + 1}, step "
+            f"{self.position.step + 1}, on: {', '.join(batch.names)}. Look at these files; if they "
+            f"are sound, use a smaller --learning-rate or --precision 32; {best}")
+
+    # Validation and what is kept
+
+    def validate(self, stop: StopRequest) -> tuple[float, float] | None:
+        """Mean Dice per image and mean squared error over whole images; None when stopped."""
+        labels, threshold = self.validation.labels, 0.5
+        scores, errors = [], []
+        for index in range(len(self.validation)):
+            if stop.requested:
+                return None
+            image, truth = self.validation.read(index)
+            foreground = stitch(image, self.engine.probabilities)[0]  # (H, W)
+            target = truth > 0
+            scores.append(count(target, foreground >= threshold).dice)
+            errors.append(float(np.square(foreground - target).mean()))
+        assert labels.values  # two classes; several come with softmax outputs
+        return float(np.mean(scores)), float(np.mean(errors))
+
+    def keep_if_best(self, dice: float, error: float) -> bool:
+        """Write the model file if Dice is the best, or as good with a smaller error."""
+        position = self.position
+        if (dice, -error) <= (position.best, -position.best_loss):
+            return False
+        position.best, position.best_loss = dice, error
+        position.best_epoch = position.epoch + 1
+        card = ModelCard(
+            network=self.config.network, preprocessing=self.config.preprocessing,
+            labels=self.training.labels,
+            provenance={
+                "training": self.config.training.model_dump(mode="json"),
+                "data": data_digest(self.training, self.validation),
+                "training_images": len(self.training),
+                "validation_images": len(self.validation),
+                "epoch": position.best_epoch,
+                "validation_dice": dice,
+            })
+        save_model(self.run / "model.safetensors", self.average, card)
+        return True
+
+    def cool_if_stuck(self) -> None:
+        """Early stopping that fits the schedule: anneal at once rather than stop un-annealed."""
+        recipe, position = self.config.training, self.position
+        done = position.epoch + 1
+        length = max(2, position.epochs // 10)
+        stuck = recipe.patience and done - position.best_epoch >= recipe.patience
+        if stuck and position.cooling is None and done + length < position.epochs:
+            position.cooling, position.epochs = done, done + length
+            say(f"No better mask for {recipe.patience} epochs: annealing now, ending after epoch "
+                f"{position.epochs}.")
+
+    def save(self) -> None:
+        """Write the state of the run."""
+        self.position.saves += 1
+        tensors = flatten("model", self.segmenter.state_dict())
+        if self.config.training.ema:
+            tensors |= flatten("average", self.average.state_dict())
+        tensors |= flatten("optimizer", optimizer_tensors(self.optimizer.optimizer))
+        meta = {"number": self.position.saves, "position": asdict(self.position),
+                "config": config_digest(self.config),
+                "data": data_digest(self.training, self.validation)}
+        save_state(self.run / "state", tensors, meta)
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Continue from the newest whole state.
+
+        Raises:
+            ModelFileError: there is none.
+            ConfigError: configuration or data are not those of the state.
+        """
+        tensors, meta, skipped = load_state(self.run / "state")
+        for words in skipped:
+            warn(words)
+        now = {"config": config_digest(self.config),
+               "data": data_digest(self.training, self.validation)}
+        for name, fix in (("config", "undo the change to config.toml"),
+                          ("data", "restore the files of split.json as they were")):
+            if meta[name] != now[name]:
+                raise ConfigError(f"{self.run}: the {name} changed since this run was stopped, so it "
+                                  f"cannot be continued exactly; {fix}, or start a new run")
+        self.segmenter.load_state_dict(unflatten("model", tensors))
+        if self.config.training.ema:
+            self.average.load_state_dict(unflatten("average", tensors))
+        restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
+        self.position = Position(**meta["position"])
+        _trim_log(self.run / "log.jsonl", self.position.epoch)
+
+
+def fit(trainer: Trainer, *, workers: int = 2) -> None:
+    """Train from the trainer's position to the end of its schedule.
+
+    Writes model.safetensors (the best), log.jsonl and state/ in the run folder.
+
+    Args:
+        trainer: new or restored.
+        workers: threads that prepare batches.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the state is saved.
+        TrainingError: the loss is not finite, or memory does not suffice.
+        StorageError: the disk is full; the last state is whole.
+    """
+    position, steps = trainer.position, trainer.sampler.steps
+    log = _Log(trainer)
+    with StopRequest() as stop, bar("Training", position.epochs * steps,
+                                    start=position.epoch * steps + position.step) as advance:
+        while position.epoch < position.epochs:
+            began = time.monotonic() - position.seconds
+            for batch in trainer.sampler.batches(position.epoch, start=position.step,
+                                                 workers=workers):
+                position.loss += trainer.step(batch)
+                position.step += 1
+                position.seconds = time.monotonic() - began
+                advance(log.words())
+                if stop.requested:
+                    _interrupt(trainer, stop)
+                if time.monotonic() - trainer.saved_at > SAVE_EVERY:
+                    trainer.save()
+            scores, better = None, False
+            if _validates(position, trainer.config.training):
+                scores = trainer.validate(stop)
+                if scores is None:
+                    _interrupt(trainer, stop)
+                else:
+                    better = trainer.keep_if_best(*scores)
+                    trainer.cool_if_stuck()
+            position.seconds = time.monotonic() - began
+            log.epoch(scores, better)
+            position.epoch, position.step = position.epoch + 1, 0
+            position.loss = position.seconds = 0.0
+            trainer.save()
+
+
+def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
+    """Fit the schedule to a time: a few batches and one validation image are timed.
+
+    Args:
+        trainer: new; its weights are put back.
+        seconds: for training and validation together.
+        workers: as in `fit`.
+
+    Returns:
+        Values of epochs, steps_per_epoch and validate_every.
+    """
+    before = copy.deepcopy(trainer.segmenter.state_dict())
+    times = []
+    for batch in trainer.sampler.batches(0, start=0, workers=workers):
+        began = time.monotonic()
+        trainer._gradients(*trainer.fabric.to_device((batch.images, batch.masks)))
+        times.append(time.monotonic() - began)
+        if len(times) == _PROBE:
+            break
+    trainer.segmenter.load_state_dict(before)
+    step = float(np.median(times[1:] or times)) * 1.1  # the update itself comes on top
+    image, _ = trainer.validation.read(0)
+    stitch(image, trainer.engine.probabilities)
+    began = time.monotonic()
+    stitch(image, trainer.engine.probabilities)
+    pixels = sum(facts.pixels for facts in trainer.validation.facts)
+    validation = (time.monotonic() - began) * pixels / (image.shape[0] * image.shape[1])
+    total = max(1, int(seconds / step))
+    steps = max(1, min(trainer.sampler.steps, max(total // 20, 10)))
+    every = max(1, math.ceil(validation / (0.15 * steps * step)))  # at most 15% of the time
+    epochs = max(1, round(seconds / (steps * step + validation / every)))
+    return {"epochs": epochs, "steps_per_epoch": steps, "validate_every": min(every, epochs)}
+
+
+def config_digest(config: Config) -> str:
+    """SHA-256 of what decides the weights: the same data may be named by another path."""
+    return sha256(json.dumps(config.model_dump(mode="json", exclude={"reasons", "data"}),
+                             sort_keys=True).encode())
+
+
+def data_digest(training: Dataset, validation: Dataset) -> str:
+    """SHA-256 of the decoded data and how it is parted."""
+    labels = training.labels.model_dump_json()
+    return sha256(f"{training.digest()} {validation.digest()} {labels}".encode())
+
+
+class _Log:
+    """log.jsonl, TensorBoard if installed, and a line an epoch where there is no terminal."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.board = _tensorboard(trainer.run)
+
+    def words(self) -> str:
+        position = self.trainer.position
+        best = f"  Dice {position.best:.3f}" if position.best >= 0 else ""
+        return f"loss {position.loss / position.step:.4f}{best}  {self._rate():.1f} images/s"
+
+    def epoch(self, scores: tuple[float, float] | None, better: bool) -> None:
+        """Record the epoch that has just ended."""
+        trainer, position = self.trainer, self.trainer.position
+        record: dict[str, Any] = {
+            "epoch": position.epoch + 1, "epochs": position.epochs,
+            "step": (position.epoch + 1) * trainer.sampler.steps,
+            "loss": position.loss / position.step,
+        }
+        if scores is not None:
+            record |= {"validation_dice": scores[0], "validation_loss": scores[1], "best": better}
+        record |= {"learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
+                   "images_per_second": round(self._rate(), 2),
+                   "seconds": round(position.seconds, 2)}
+        append_line(trainer.run / "log.jsonl", json.dumps(record))
+        if self.board is not None:
+            for name in ("loss", "validation_dice", "validation_loss", "learning_rate"):
+                if name in record:
+                    self.board.add_scalar(name, record[name], position.epoch + 1)
+            self.board.flush()
+        if not is_terminal():
+            say(self._line(record))
+
+    def _rate(self) -> float:
+        position = self.trainer.position
+        done = position.step * self.trainer.config.training.batch_size
+        return done / max(position.seconds, 1e-9)
+
+    def _line(self, record: dict[str, Any]) -> str:
+        epoch = f"{record['epoch']}/{record['epochs']}"
+        if self.trainer.config.training.recipe == "classic":  # R1's own words, batch 0 and all
+            return f"Lote 0, Epoch {epoch}, Loss {record['loss']:.4f}"
+        dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
+        mark = " (best)" if record.get("best") else ""
+        left = clock((record["epochs"] - record["epoch"]) * record["seconds"])
+        return (f"Epoch {epoch}  loss {record['loss']:.4f}{dice}{mark}  "
+                f"{record['images_per_second']:.1f} images/s  {left} left")
+
+
+def _validates(position: Position, recipe: TrainingConfig) -> bool:
+    done = position.epoch + 1
+    return done % recipe.validate_every == 0 or done >= position.epochs
+
+
+def _interrupt(trainer: Trainer, stop: StopRequest) -> None:
+    trainer.save()
+    raise Interrupted(
+        f"Stopped at epoch {trainer.position.epoch + 1}; everything is saved. Go on with:\n"
+        f"  contorno train --resume {trainer.run}", exit_code=128 + stop.signal)
+
+
+def _schedule(recipe: TrainingConfig, now: int, total: int) -> float:
+    """Factor on the learning rate at step `now` of `total`."""
+    warm = int(recipe.warmup * total)
+    if now < warm:
+        return (now + 1) / warm
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (now - warm) / max(total - warm, 1)))
+
+
+def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[recipe.optimizer](module.parameters(), lr=recipe.learning_rate,
+                                   weight_decay=recipe.weight_decay, fused=True)
+
+
+def _gradient_norm(module: nn.Module, clip: float) -> float:
+    """Norm of all gradients, after which they are scaled down to `clip` if that is not 0."""
+    limit = clip or math.inf
+    return float(nn.utils.clip_grad_norm_(module.parameters(), limit))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _trim_log(path: Path, epochs: int) -> None:
+    """Drop lines of epochs that will be done again, and a line cut short by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["epoch"] <= epochs:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    write_text(path, "".join(kept))
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run / "tensorboard"))

@@ -1,0 +1,559 @@
+"""The report: complete, self-contained, safe against its input, and readable on a phone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Polygon
+from PIL import Image
+
+from contorno import metrics, report
+from contorno.errors import InputError
+from contorno.report import write_report
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
+SIZE = (24, 32)  # (H, W)
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its tags, its text and the text of each table cell."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.in_cell = False
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] in ("style", "script"):
+            return
+        self.words += data.split()
+        if self.in_cell:
+            self.rows[-1][-1] = " ".join([*self.rows[-1][-1].split(), *data.split()])
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def values(self, attribute: str) -> list[str]:
+        return [attrs[attribute] for _, attrs in self.tags if attribute in attrs]
+
+    def pictures(self) -> list[np.ndarray[Any, Any]]:
+        uris = [attrs["href"] for tag, attrs in self.tags if tag == "image"]
+        data = [base64.b64decode(uri.partition("base64,")[2]) for uri in uris]
+        return [np.asarray(Image.open(io.BytesIO(item))) for item in data]
+
+
+def blob(shift: int = 0) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    mask = np.zeros(SIZE, bool)
+    mask[6:18, 4 + shift : 16 + shift] = True
+    return mask
+
+
+def save(path: Path, pixels: np.ndarray[Any, Any]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def make(folder: Path, count: int = 3, **changes: Any) -> Path:
+    """A results.json with its pictures; image i is shifted by i pixels, so 0 is the best."""
+    images, scores = [], []
+    for i in range(count):
+        name = f"cell{i}"
+        picture = np.full((*SIZE, 3), 60 + 10 * i, np.uint8)
+        image = save(folder / "images" / f"{name}.png", picture)
+        mask = save(folder / "masks" / f"{name}.png", blob().astype(np.uint8))
+        save(folder / "predictions" / f"{name}.png", blob(i).astype(np.uint8))
+        score = metrics.score(blob(), blob(i))
+        scores.append(score)
+        entry = {"name": name, "image": str(image), "mask": str(mask)}
+        entry |= {"prediction": f"predictions/{name}.png"}
+        entry |= {key: getattr(score, key) for key in metrics.FIGURES}
+        entry |= {key: getattr(score.counts, key) for key in ("tp", "fp", "fn", "tn")}
+        images.append(entry | {"height": SIZE[0], "width": SIZE[1]})
+    results = {
+        "contorno": "0.1.0",
+        "scored_on": "images given to evaluate",
+        "model": {"path": "runs/a/model.safetensors", "sha256": "ab12" * 16, "parameters": 1234},
+        "labels": {"foreground": 1, "background": 0, "note": "1 is the object"},
+        "threshold": 0.5,
+        "rules": metrics.RULES,
+        "images": images,
+        **metrics.summarise(scores, resamples=50),
+        "problems": [],
+        "seconds": 1.5,
+    }
+    results["model"] |= {"architecture": "UNet", "engine": "PyTorch float32 on CPU"}
+    path = folder / "results.json"
+    path.write_text(json.dumps(results | changes))
+    return path
+
+
+def change(path: Path, index: int, **values: Any) -> None:
+    results = json.loads(path.read_text())
+    results["images"][index] |= values
+    path.write_text(json.dumps(results))
+
+
+def make_run(folder: Path, log: str | None = None) -> Path:
+    epochs = [
+        {"epoch": e, "epochs": 4, "loss": 1 / e, "validation_loss": 1.5 / e, "best": e != 4}
+        | {"validation_dice": 0.5 + e / 10, "learning_rate": 0.001 * e}
+        for e in range(1, 5)
+    ]
+    folder.mkdir(exist_ok=True)
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in epochs)
+    (folder / "log.jsonl").write_text(lines if log is None else log)
+    (folder / "config.toml").write_text(
+        '[data]\ntile = [512, 512]\n[training]\nbatch_size = 4\nname = "<b>bold</b>"\n'
+        '[reasons]\n"training.batch_size" = "fits & learns <i>well</i>"\n'
+    )
+    return folder
+
+
+# The page as a whole ---------------------------------------------------------------------------
+
+
+def test_page_lies_beside_the_results_or_where_it_is_told(tmp_path: Path) -> None:
+    results = make(tmp_path)
+    assert write_report(results) == tmp_path / "report.html"
+    elsewhere = tmp_path / "pages" / "a.html"
+    assert write_report(results, out=elsewhere) == elsewhere
+    assert elsewhere.read_bytes() == (tmp_path / "report.html").read_bytes()
+
+
+def test_every_section_comes_in_order(tmp_path: Path) -> None:
+    problem = {"path": "a.png", "what": "half a file", "expected": "a file", "fix": "copy it"}
+    results = make(tmp_path, problems=[problem])
+    page = Page(write_report(results, run=make_run(tmp_path / "run")))
+    sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section" and "id" in attrs]
+    expected = "problems distribution cases training images configuration rules"
+    assert sections == expected.split()
+    assert "a.png half a file ; expected a file To fix: copy it" in page.text
+    without = Page(write_report(make(tmp_path)))
+    sections = [
+        attrs.get("id") for tag, attrs in without.tags if tag == "section" and "id" in attrs
+    ]
+    assert sections == "distribution cases images rules".split()
+
+
+def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
+    results = make(tmp_path, count=5)
+    page = Page(write_report(results))
+    scored = json.loads(results.read_text())
+    for name, figure in scored["per_image"].items():
+        digits = 1 if name == "hd95" else 3
+        ends = f"{figure['low']:.{digits}f} – {figure['high']:.{digits}f}"
+        assert f"{figure['mean']:.{digits}f}" in page.words
+        assert ends in page.text
+    assert f"{scored['pooled']['dice']['value']:.3f}" in page.words
+    for rule in (*metrics.RULES.values(), "ab12" * 16, "runs/a/model.safetensors"):
+        assert rule in page.text
+
+
+def test_nothing_is_fetched_from_anywhere(tmp_path: Path) -> None:
+    page = Page(write_report(make(tmp_path), run=make_run(tmp_path / "run")))
+    for link in page.values("href") + page.values("src") + page.values("xlink:href"):
+        assert link.startswith(("#", "data:")), link
+    assert "@import" not in page.source
+    assert set(re.findall(r"url\((.)", page.source)) <= {"#"}
+
+
+def test_ids_are_unique_and_every_reference_has_one(tmp_path: Path) -> None:
+    page = Page(write_report(make(tmp_path, count=9), run=make_run(tmp_path / "run")))
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    references = [link[1:] for link in page.values("href") if link.startswith("#")]
+    references += re.findall(r"url\(#([^)]+)\)", page.source) + page.values("for")
+    assert len(references) > 20
+    assert set(references) <= set(ids)
+
+
+def test_same_results_give_the_same_bytes_whatever_matplotlib_is_set_to(tmp_path: Path) -> None:
+    results, run = make(tmp_path), make_run(tmp_path / "run")
+    first = write_report(results, run=run).read_bytes()
+    with matplotlib.rc_context({"font.size": 30, "axes.grid": True, "svg.fonttype": "path"}):
+        second = write_report(results, run=run).read_bytes()
+        assert matplotlib.rcParams["font.size"] == 30
+    assert first == second
+
+
+# Hostile input ---------------------------------------------------------------------------------
+
+
+def test_markup_in_names_and_values_stays_text(tmp_path: Path) -> None:
+    problem = dict.fromkeys(("path", "what", "expected", "fix"), HOSTILE)
+    results = make(tmp_path, problems=[problem], scored_on=HOSTILE)
+    change(results, 0, name=HOSTILE)
+    page = Page(write_report(results, run=make_run(tmp_path / "run")))
+    assert page.source.count("<script") == 1
+    assert HOSTILE in page.text
+    assert any(row and row[0] == HOSTILE for row in page.rows)
+    assert not any(tag in ("b", "i") for tag, attrs in page.tags if not attrs)
+    assert ["name", "<b>bold</b>", ""] in page.rows
+    assert ["batch_size", "4", "fits & learns <i>well</i>"] in page.rows
+
+
+def test_policy_admits_the_one_script_of_the_page(tmp_path: Path) -> None:
+    page = Page(write_report(make(tmp_path)))
+    policy = next(a["content"] for _, a in page.tags if "Policy" in a.get("http-equiv", ""))
+    (script,) = re.findall(r"<script>(.*?)</script>", page.source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_name_that_is_no_utf8_is_shown_escaped(tmp_path: Path) -> None:
+    results = make(tmp_path)
+    change(results, 0, name=b"caf\xe9".decode("utf-8", "surrogateescape"))
+    assert "caf\\udce9" in Page(write_report(results)).words
+
+
+# Pictures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", range(13))
+def test_groups_hold_the_ends_and_the_middle_and_nothing_twice(count: int) -> None:
+    groups = dict(report._groups(range(count)))
+    shown = [i for chosen in groups.values() for i in chosen]
+    assert len(shown) == len(set(shown)) == min(count, 9)
+    assert all(1 <= len(chosen) <= 3 for chosen in groups.values())
+    if count:
+        assert groups["Worst"][0] == 0
+    if count > 1:
+        assert groups["Best"][0] == count - 1
+    if count > 9:
+        assert abs(np.mean(groups["Middle"]) - (count - 1) / 2) <= 0.5
+
+
+masks = st.integers(1, 9).flatmap(
+    lambda width: st.lists(
+        st.lists(st.booleans(), min_size=width, max_size=width), min_size=1, max_size=9
+    )
+)
+
+
+def polygons(outline: str) -> list[Polygon]:
+    """The closed rings of an SVG path made of M, relative l and z."""
+    rings = []
+    for ring in re.findall(r"M([^Mz]+)z", outline):
+        start, _, moves = ring.partition("l")
+        steps = np.array([start.split(), *np.reshape(moves.split(), (-1, 2))], dtype=int)
+        rings.append(Polygon(np.cumsum(steps, axis=0) / 2))
+    return rings
+
+
+@given(masks)
+@settings(deadline=None, max_examples=60)
+def test_outline_encloses_exactly_the_foreground(rows: list[list[bool]]) -> None:
+    mask = np.array(rows, dtype=bool)
+    height, width = mask.shape
+    centres = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2) + 0.5
+    inside = np.zeros(len(centres), dtype=int)
+    for polygon in polygons(report._outline(mask)):
+        inside += polygon.contains_points(centres)
+    np.testing.assert_array_equal(inside.reshape(mask.shape) % 2 == 1, mask)
+
+
+def test_outline_of_a_rectangle_follows_its_border() -> None:
+    (ring,) = polygons(report._outline(np.ones((3, 5), bool)))
+    assert len(ring.vertices) == 8  # four sides, four cut corners; nothing between
+    assert ring.get_extents().bounds == (0, 0, 5, 3)
+
+
+@given(masks, st.data())
+@settings(deadline=None, max_examples=40)
+def test_shrunken_mask_keeps_whatever_it_covers(
+    rows: list[list[bool]], data: st.DataObject
+) -> None:
+    mask = np.array(rows, dtype=bool)
+    size = tuple(data.draw(st.integers(1, length)) for length in mask.shape)
+    expected = np.zeros(size, bool)
+    for y, x in np.argwhere(mask):
+        row = max(i for i in range(size[0]) if i * mask.shape[0] // size[0] <= y)
+        column = max(i for i in range(size[1]) if i * mask.shape[1] // size[1] <= x)
+        expected[row, column] = True
+    np.testing.assert_array_equal(report._shrink(mask, size), expected)
+
+
+def test_eight_bit_picture_is_shown_as_it_is(tmp_path: Path) -> None:
+    (picture,) = Page(write_report(make(tmp_path, count=1))).pictures()
+    assert picture.shape == (*SIZE, 3)
+    assert np.abs(picture.astype(int) - 60).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_deep_picture_of_any_channels_is_stretched(
+    tmp_path: Path, kind: str, channels: int
+) -> None:
+    results = make(tmp_path, count=1)
+    ramp = np.linspace(100, 900, SIZE[0] * SIZE[1]).reshape(*SIZE, 1)
+    pixels = np.repeat(ramp, channels, axis=2).astype(kind)
+    if kind == "float32":
+        pixels[0, 0] = np.nan
+    path = tmp_path / "deep.tif"
+    layout = None if channels == 1 else "contig"
+    tifffile.imwrite(path, pixels.squeeze(), photometric="minisblack", planarconfig=layout)
+    change(results, 0, image=str(path))
+    page = Page(write_report(results))
+    (picture,) = page.pictures()
+    low, high = np.percentile(ramp, (1, 99))
+    expected = ((ramp - low) / (high - low)).clip(0, 1) * 255
+    assert np.abs(picture - expected).mean() < 3
+    assert "Brightness stretched" in page.text
+    assert ("channels" in page.text.partition("Worst")[2]) == (channels in (2, 5))
+
+
+def test_large_picture_is_scaled_down_with_its_outline(tmp_path: Path) -> None:
+    results = make(tmp_path, count=1)
+    mask = np.zeros((1500, 3000), np.uint8)
+    mask[700, :] = 1  # one pixel wide: every third row would miss it
+    save(tmp_path / "masks" / "cell0.png", mask)
+    save(tmp_path / "images" / "cell0.png", np.zeros((1500, 3000), np.uint8))
+    page = Page(write_report(results))
+    (picture,) = page.pictures()
+    assert picture.shape[:2] == (320, 640)
+    (truth,) = polygons(next(a["d"] for _, a in page.tags if a.get("id") == "case-1-1-truth"))
+    x, y, width, height = truth.get_extents().bounds
+    assert (x, width, height) == (0, 640, 1)
+    assert abs(y - 700 * 320 / 1500) <= 1
+    assert "The prediction is 32 x 24 pixels: not drawn." in page.text
+
+
+def test_truth_as_it_was_understood_goes_before_the_mask(tmp_path: Path) -> None:
+    plain = Page(write_report(make(tmp_path, count=1)))
+    outline = report._outline(blob())
+    assert f'd="{outline}"' in plain.source  # mask == foreground
+    results = make(tmp_path, count=1)
+    save(tmp_path / "truths" / "cell0.png", blob(9).astype(np.uint8) * 255)
+    change(results, 0, truth="truths/cell0.png")
+    page = Page(write_report(results))
+    truth = next(a["d"] for _, a in page.tags if a.get("id") == "case-1-1-truth")
+    assert truth == report._outline(blob(9))
+    prediction = next(a["d"] for _, a in page.tags if a.get("id") == "case-1-1-prediction")
+    assert prediction == outline
+
+
+def test_files_that_vanished_leave_a_note(tmp_path: Path) -> None:
+    results = make(tmp_path, count=3)
+    (tmp_path / "images" / "cell0.png").unlink()
+    (tmp_path / "predictions" / "cell1.png").unlink()
+    (tmp_path / "masks" / "cell2.png").write_bytes(b"no image")
+    page = Page(write_report(results))
+    assert len(page.pictures()) == 2
+    for what in ("picture", "prediction", "truth"):
+        assert page.text.count(f"The {what} cannot be shown: ") == 1
+
+
+# Tables and charts -----------------------------------------------------------------------------
+
+
+def test_table_holds_every_image_worst_first(tmp_path: Path) -> None:
+    results = make(tmp_path, count=12)
+    change(results, 4, hd95=None, recall=None)
+    page = Page(write_report(results))
+    rows = [row for row in page.rows if row and row[0].startswith("cell")]
+    assert [row[0] for row in rows] == [f"cell{i}" for i in reversed(range(12))]
+    assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
+    assert rows[7][4] == rows[7][6] == "–"
+    assert rows[0][-1] == "32 × 24"
+
+
+def test_log_is_drawn_with_the_best_epoch(tmp_path: Path) -> None:
+    page = Page(write_report(make(tmp_path), run=make_run(tmp_path / "run")))
+    for title in ("Loss", "Validation Dice", "Learning rate"):
+        assert f"{title} by epoch" in page.values("aria-label")
+    assert "Epochs 4 of 4 Best epoch 3 Validation Dice there 0.800" in page.text
+
+
+@pytest.mark.parametrize(
+    ("log", "titles", "note"),
+    [
+        ("", [], "The log holds no epoch."),
+        ('{"epoch": 1, "loss": NaN}\n', [], "Epochs 1"),
+        ('{"epoch": 1, "loss": 0.5}\n{"epoch": 2, "lo', ["Loss"], "Line 2 of log.jsonl"),
+        ('{"epoch": 1, "loss": 9, "validation_dice": 0}\n', ["Loss", "Validation Dice"], "1"),
+        (
+            '{"epoch": 2, "loss": 1}\n{"epoch": 3, "loss": 1}\n{"epoch": 2, "loss": 1}\n',
+            ["Loss"],
+            "3",
+        ),
+    ],
+)
+def test_log_of_any_state_is_shown(tmp_path: Path, log: str, titles: list[str], note: str) -> None:
+    page = Page(write_report(make(tmp_path), run=make_run(tmp_path / "run", log)))
+    charts = [t.removesuffix(" by epoch") for t in page.values("aria-label") if "by epoch" in t]
+    assert charts == titles
+    assert note in page.text.partition("Training")[2].partition("All images")[0]
+
+
+def test_an_epoch_logged_twice_counts_as_logged_last() -> None:
+    lines = [{"epoch": 1, "loss": 3}, {"epoch": 2, "loss": 2}, {"epoch": 2, "loss": 1}]
+    epochs, notes = report._parse_log("\n".join(map(json.dumps, lines)))
+    assert [e["loss"] for e in epochs] == [3, 1]
+    assert notes == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_images_give_a_page_too(tmp_path: Path, count: int) -> None:
+    page = Page(write_report(make(tmp_path, count=count)))
+    assert len(page.pictures()) == count
+    assert ("No image could be scored." in page.text) == (count == 0)
+    assert ("It comes from one image" in page.text) == (count == 1)
+
+
+# Errors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("results.json", None, "No such file"),
+        ("results.json", b"{", "line 1"),
+        ("results.json", b"\xff", "utf-8"),
+        ("results.json", b"[]", "it has no"),
+        ("results.json", b'{"contorno": "0.1.0"}', "it has no images, labels"),
+        ("run/log.jsonl", None, "No such file"),
+        ("run/config.toml", None, "No such file"),
+        ("run/config.toml", b"a = ", "Invalid value"),
+    ],
+)
+def test_unusable_file_is_named(
+    tmp_path: Path, name: str, content: bytes | None, what: str
+) -> None:
+    results, run = make(tmp_path), make_run(tmp_path / "run")
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        write_report(results, run=run)
+    (problem,) = caught.value.problems
+    assert problem.path == str(tmp_path / name)
+    assert what in problem.what
+    assert not (tmp_path / "report.html").exists()
+
+
+# In a browser ----------------------------------------------------------------------------------
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+ARGUMENTS += ["--disable-component-update", "--disable-sync", "--no-first-run"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is on the PATH")
+    with playwright.sync_playwright() as library:
+        opened = library.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    problem = {"path": "p" * 300, "what": "w", "expected": "e", "fix": "f"}
+    results = make(folder, count=12, problems=[problem])
+    change(results, 0, name="x" * 300)
+    change(results, 1, name=HOSTILE, hd95=None)
+    return write_report(results, run=make_run(folder / "run"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_browser_shows_it_quietly_and_without_sideways_scrolling(
+    browser: Any, page_file: Path, width: int, scheme: str
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page, events, requests = context.new_page(), [], []
+    page.on("console", lambda message: events.append(message.text))
+    page.on("pageerror", lambda error: events.append(str(error)))
+    page.on("dialog", lambda dialog: events.append(dialog.message))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(page_file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper, ink = page.evaluate(
+        "(s => [s.backgroundColor, s.color])(getComputedStyle(document.documentElement))"
+    )
+    dark = [sum(map(int, re.findall(r"\d+", colour))) < 380 for colour in (paper, ink)]
+    assert dark == ([True, False] if scheme == "dark" else [False, True])
+    context.close()
+    assert events == []
+    assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
+
+
+def test_click_on_a_heading_sorts(browser: Any, page_file: Path) -> None:
+    page = browser.new_page()
+    page.goto(page_file.as_uri())
+
+    def column(index: int) -> list[str]:
+        script = "(rows, i) => rows.map(row => row.cells[i].textContent)"
+        found: list[str] = page.eval_on_selector_all(".sortable tbody tr", script, index)
+        return found
+
+    scores = column(1)
+    assert scores == sorted(scores, key=float)
+    heading = page.locator(".sortable thead button")
+    heading.nth(6).click()
+    distances = column(6)
+    assert distances[-1] == "–"
+    assert distances[:-1] == sorted(distances[:-1], key=float)
+    heading.nth(6).click()
+    assert column(6) == [*distances[-2::-1], "–"]  # undefined stays last
+    heading.nth(0).click()
+    names = [name for name in column(0) if name.startswith("cell")]
+    assert names == sorted(names, key=lambda name: int(name[4:]))  # 2 before 10
+    page.close()
+
+
+def test_click_enlarges_a_picture_and_escape_puts_it_back(browser: Any, page_file: Path) -> None:
+    page = browser.new_page(viewport={"width": 800, "height": 600})
+    page.goto(page_file.as_uri())
+    picture = page.locator(".view").first
+    small = picture.bounding_box()["width"]
+    picture.click()
+    assert picture.bounding_box() == {"x": 0, "y": 0, "width": 800, "height": 600}
+    page.keyboard.press("Escape")
+    assert picture.bounding_box()["width"] == small
+    assert page.locator(".line.truth").first.is_visible()
+    page.locator("label[for=show-truth]").click()
+    assert not page.locator(".line.truth").first.is_visible()
+    assert page.locator(".line.prediction").first.is_visible()
+    page.close()
