@@ -167,7 +167,7 @@ def test_every_section_comes_in_order(tmp_path: Path) -> None:
     sections = [
         attrs.get("id") for tag, attrs in without.tags if tag == "section" and "id" in attrs
     ]
-    assert sections == "distribution cases images rules".split()
+    assert sections == ["distribution", "cases", "images", "rules"]
 
 
 def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
@@ -421,6 +421,14 @@ def test_log_of_any_state_is_shown(tmp_path: Path, log: str, titles: list[str], 
     assert note in page.text.partition("Training")[2].partition("All images")[0]
 
 
+def test_log_that_vanished_leaves_a_note(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "log.jsonl").unlink()
+    page = Page(write_report(make(tmp_path), run=run))
+    assert f"There is no {run / 'log.jsonl'}." in page.text
+    assert ["batch_size", "4", "fits & learns <i>well</i>"] in page.rows
+
+
 def test_an_epoch_logged_twice_counts_as_logged_last() -> None:
     lines = [{"epoch": 1, "loss": 3}, {"epoch": 2, "loss": 2}, {"epoch": 2, "loss": 1}]
     epochs, notes = report._parse_log("\n".join(map(json.dumps, lines)))
@@ -447,7 +455,7 @@ def test_few_images_give_a_page_too(tmp_path: Path, count: int) -> None:
         ("results.json", b"\xff", "utf-8"),
         ("results.json", b"[]", "it has no"),
         ("results.json", b'{"contorno": "0.1.0"}', "it has no images, labels"),
-        ("run/log.jsonl", None, "No such file"),
+        ("run/log.jsonl", b"\xff", "utf-8"),
         ("run/config.toml", None, "No such file"),
         ("run/config.toml", b"a = ", "Invalid value"),
     ],

@@ -65,8 +65,9 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
         The path of the page.
 
     Raises:
-        InputError: results.json, log.jsonl or config.toml is missing or not what its name says. A
-            picture that has vanished since is no error: a note stands in its place.
+        InputError: results.json or config.toml is missing, or one of the three files is not what
+            its name says. A picture or a log.jsonl that has vanished since is no error: a note
+            stands in its place.
         StorageError: the page cannot be written.
     """
     out = results.with_name("report.html") if out is None else out
@@ -285,7 +286,8 @@ def _histogram(dice: Sequence[float], mean: float) -> Markup:
 
 
 def _training(run: Path) -> dict[str, Any]:
-    epochs, notes = _read(run / "log.jsonl", _parse_log)
+    log = run / "log.jsonl"  # a model may have been copied with its config.toml alone
+    epochs, notes = _read(log, _parse_log) if log.exists() else ([], [f"There is no {log}."])
     best = next((e for e in reversed(epochs) if e.get("best")), None)
     losses = {"training": "loss", "validation": "validation_loss"}
     charts = [

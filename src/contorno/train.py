@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -77,6 +78,7 @@ class Trainer:
         self.config, self.training, self.validation = config, training, validation
         self.run = run
         recipe = config.training
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the choice was announced
         self.fabric = Fabric(accelerator=hardware.accelerator, devices=1,
                              precision=hardware.precision)
         torch.manual_seed(recipe.seed)

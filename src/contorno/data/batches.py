@@ -126,7 +126,7 @@ def random_crop(
 def _for_torch(image: Array) -> Array:
     """A type that torch computes with; uint16 has few operations there."""
     image = image.astype(np.int32) if image.dtype == np.uint16 else image
-    return np.ascontiguousarray(image)
+    return np.require(image, requirements=("C", "W"))
 
 
 def _ahead(tasks: list[Callable[[], Any]], workers: int) -> Iterator[Any]:

@@ -31,6 +31,7 @@ Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
 SMALLEST = 32  # pixels; below that a cell is a handful of pixels
+PNG_END = b"IEND\xaeB`\x82"  # name and checksum of the empty last chunk
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, what Pillow's convert("L") uses
 
 
@@ -269,7 +270,8 @@ def _lobes(rng: Generator, angle: Floats) -> Floats:
 def _distance(reach: Floats) -> Floats:
     """Distance from the outline in pixels, positive inside; exact to first order near it."""
     down, right = np.gradient(reach)
-    return (1 - reach) / np.maximum(np.hypot(down, right), 1e-6)
+    slope: Floats = np.maximum(np.hypot(down, right), 1e-6)
+    return (1 - reach) / slope
 
 
 def _draw_nucleus(rng: Generator, u: Floats, v: Floats) -> tuple[Floats, Floats]:
@@ -501,6 +503,8 @@ def _png(pixels: Bytes) -> bytes:
 def _holds(path: Path, pixels: Bytes) -> bool:
     """Compare pixels, not bytes: another version of Pillow may compress them otherwise."""
     try:
+        if not path.read_bytes().endswith(PNG_END):
+            return False  # Pillow decodes a file that lacks only its last bytes
         with Image.open(path) as image:
             return np.array_equal(np.asarray(image), pixels)
     except OSError:  # not a picture, or cut short

@@ -31,7 +31,8 @@ class PyTorchEngine:
     def probabilities(self, batch: Array) -> Array:
         """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
         wide = batch.astype(np.int32) if batch.dtype == np.uint16 else batch
-        images = torch.from_numpy(np.ascontiguousarray(wide)).permute(0, 3, 1, 2)  # channels_last
+        own = np.require(wide, requirements=("C", "W"))  # torch takes no read-only arrays
+        images = torch.from_numpy(own).permute(0, 3, 1, 2)  # channels_last without a copy
         device = self._hardware.accelerator
         self._segmenter.eval()
         with torch.inference_mode(), torch.autocast(
