@@ -104,7 +104,7 @@ def make(folder: Path, count: int = 3, **changes: Any) -> Path:
         entry |= {key: getattr(score, key) for key in metrics.FIGURES}
         entry |= {key: getattr(score.counts, key) for key in ("tp", "fp", "fn", "tn")}
         images.append(entry | {"height": SIZE[0], "width": SIZE[1]})
-    results = {
+    results: dict[str, Any] = {
         "contorno": "0.1.0",
         "scored_on": "images given to evaluate",
         "model": {"path": "runs/a/model.safetensors", "sha256": "ab12" * 16, "parameters": 1234},
@@ -290,7 +290,7 @@ def test_outline_encloses_exactly_the_foreground(rows: list[list[bool]]) -> None
 
 def test_outline_of_a_rectangle_follows_its_border() -> None:
     (ring,) = polygons(report._outline(np.ones((3, 5), bool)))
-    assert len(ring.vertices) == 8  # four sides, four cut corners; nothing between
+    assert np.shape(ring.vertices) == (8, 2)  # four sides, four cut corners; nothing between
     assert ring.get_extents().bounds == (0, 0, 5, 3)
 
 
@@ -300,7 +300,8 @@ def test_shrunken_mask_keeps_whatever_it_covers(
     rows: list[list[bool]], data: st.DataObject
 ) -> None:
     mask = np.array(rows, dtype=bool)
-    size = tuple(data.draw(st.integers(1, length)) for length in mask.shape)
+    height, width = (data.draw(st.integers(1, length)) for length in mask.shape)
+    size = (height, width)
     expected = np.zeros(size, bool)
     for y, x in np.argwhere(mask):
         row = max(i for i in range(size[0]) if i * mask.shape[0] // size[0] <= y)

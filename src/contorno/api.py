@@ -5,124 +5,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from contorno.checkpoint import ModelCard, load_model, model_path, save_model
-from contorno.config import Config, DataConfig, Preprocessing, build, parse_duration, read_config
-from contorno.data.dataset import Dataset, load as load_data
-from contorno.data.labels import Labels, classify
+from contorno.checkpoint import ModelCard
+from contorno.config import Config, DataConfig, build, parse_duration, read_config
+from contorno.data.dataset import Dataset
+from contorno.data.dataset import load as load_data
+from contorno.data.labels import Labels
 from contorno.data.pairs import Pair, find_images, find_pairs, read_list, split
-from contorno.engines.pytorch import PyTorchEngine
-from contorno.errors import ConfigError, InputError, ModelFileError, Problem
+from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate as score_model
-from contorno.files import sha256, write_text
-from contorno.hardware import Hardware, choose, cores, free_memory
+from contorno.files import write_text
+from contorno.hardware import choose, cores, free_memory
 from contorno.images import read_image
-from contorno.models import Segmenter
-from contorno.models.foreign import load_foreign
-from contorno.predict import Outcome, predict_files, probability_map, reject_nothing
-from contorno.progress import bar, clock, say, size as in_bytes, warn
+from contorno.model import Model, PathLike, convert, load
+from contorno.predict import Outcome, predict_files, reject_nothing
+from contorno.progress import bar, clock, say, warn
+from contorno.progress import size as in_bytes
 from contorno.recipes import fingerprint, resolve
 from contorno.report import write_report
 from contorno.train import Trainer, fit, plan
 
-Array = NDArray[Any]
-PathLike = str | Path
-_FOREIGN = (".pt", ".pth")
+__all__ = ["Model", "convert", "demo", "evaluate", "load", "predict", "train"]
+
 _CACHE_SHARE = 0.5  # of the free memory may hold decoded images
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model, ready to draw masks.
-
-    Args:
-        segmenter: the network with its preprocessing.
-        card: what the model file says of itself.
-        hardware: where it runs.
-        path: the file it came from.
-    """
-
-    segmenter: Segmenter
-    card: ModelCard
-    hardware: Hardware
-    path: Path
-
-    @property
-    def engine(self) -> PyTorchEngine:
-        return PyTorchEngine(self.segmenter, self.hardware)
-
-    def predict(self, image: Array | PathLike) -> Array:
-        """The mask (H, W) of a picture, in the values of the masks that the model learnt from.
-
-        Args:
-            image: array (H, W[, C]) of the type the model was trained on, or a file.
-
-        Raises:
-            ImageError: it cannot be read, or does not fit the model.
-        """
-        return self.card.labels.written(classify(self._map(image), self.card.threshold))
-
-    def probabilities(self, image: Array | PathLike) -> Array:
-        """Probability of foreground (H, W) float32, 0..1; (H, W, K) for a model of K classes.
-
-        Args:
-            image: array (H, W[, C]) of the type the model was trained on, or a file.
-
-        Raises:
-            ImageError: it cannot be read, or does not fit the model.
-        """
-        result = self._map(image)
-        return result[0] if len(result) == 1 else np.moveaxis(result, 0, -1)
-
-    def _map(self, image: Array | PathLike) -> Array:
-        if isinstance(image, (str, Path)):
-            return probability_map(self.engine, self.card, read_image(Path(image)), name=str(image))
-        return probability_map(self.engine, self.card, np.asarray(image))
-
-
-def load(path: PathLike, *, device: str = "auto", precision: str = "auto") -> Model:
-    """Load a model.
-
-    Args:
-        path: a model file, a run folder, or a foreign `.pt`/`.pth` checkpoint (see `convert`).
-        device: "auto", "cpu", "cuda" or "mps".
-        precision: "auto", "bf16" or "32" (exact float32).
-
-    Raises:
-        ModelFileError: missing, damaged or of an unknown layout.
-    """
-    hardware = choose(device=device, precision=precision)
-    path = Path(path)
-    if path.suffix.lower() in _FOREIGN:
-        return Model(*_foreign(path), hardware, path)
-    return Model(*load_model(path), hardware, model_path(path))
-
-
-def convert(path: PathLike, out: PathLike, *, size: int | None = None, overwrite: bool = False
-            ) -> Model:
-    """Turn a foreign checkpoint (U-Net notebook or milesial/Pytorch-UNet) into a model file.
-
-    Args:
-        path: `.pt`/`.pth` file of weights.
-        out: model file to write.
-        size: edge that pictures are resized to before the network; None keeps their own size.
-        overwrite: replace an existing file.
-
-    Raises:
-        ModelFileError: not such a checkpoint, or keys left over; or `out` exists.
-    """
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise ModelFileError(f"{out}: exists already; choose another --out, or --overwrite")
-    segmenter, card = _foreign(Path(path), size=size)
-    save_model(out, segmenter, card)
-    return load(out)
 
 
 def train(
@@ -175,9 +84,17 @@ def train(
         return _resume(Path(resume), workers)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
-    data = build(DataConfig, "data", images=_text(images), masks=_text(masks), suffix=suffix,
-                 files=_text(files), validation=validation,
-                 validation_files=_text(validation_files), foreground=foreground)
+    data = build(
+        DataConfig,
+        "data",
+        images=_text(images),
+        masks=_text(masks),
+        suffix=suffix,
+        files=_text(files),
+        validation=validation,
+        validation_files=_text(validation_files),
+        foreground=foreground,
+    )
     hardware = choose(device=device, precision=precision)
     wishes = {key: value for key, value in wishes.items() if value is not None}
     if time is not None:
@@ -192,13 +109,16 @@ def train(
     training, validation_part = (whole.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
     run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "split.json", json.dumps(
-        {"training": _files(training), "validation": _files(validation_part)}, indent=1))
+    write_text(
+        run / "split.json",
+        json.dumps({"training": _files(training), "validation": _files(validation_part)}, indent=1),
+    )
     trainer = Trainer(config, training, validation_part, hardware, run)
     if config.training.time is not None:
         planned = plan(trainer, config.training.time, workers=workers)
         config = config.replace(
-            "training", f"fills {clock(config.training.time)} at the speed measured here", **planned)
+            "training", f"fills {clock(config.training.time)} at the speed measured here", **planned
+        )
         trainer = Trainer(config, training, validation_part, hardware, run)
     config.write(run / "config.toml")
     _announce(config, training, validation_part, run)
@@ -214,8 +134,11 @@ def _resume(run: Path, workers: int) -> Model:
         parts = json.loads((run / "split.json").read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{run}: split.json cannot be read: {error}") from None
-    pairs = [Pair(name, Path(image), Path(mask))
-             for part in parts.values() for name, (image, mask) in part.items()]
+    pairs = [
+        Pair(name, Path(image), Path(mask))
+        for part in parts.values()
+        for name, (image, mask) in part.items()
+    ]
     whole, problems = _decode(pairs, config.data.foreground, workers)
     if problems:
         raise InputError(f"{run}: files of this run cannot be read any more", problems)
@@ -230,23 +153,39 @@ def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Mode
     """Train to the end, score the best model on the validation part, write the report."""
     fit(trainer, workers=workers)
     run = trainer.run
-    model = load(run, device=trainer.config.training.device,
-                 precision=trainer.config.training.precision)
+    model = load(
+        run, device=trainer.config.training.device, precision=trainer.config.training.precision
+    )
     results = score_model(
-        model.engine, model.card, trainer.validation, run, model=_about(model),
+        model.engine,
+        model.card,
+        trainer.validation,
+        run,
+        model=model.about(),
         scored_on="validation part of the training set (it chose the best epoch: expect a little "
-                  "optimism)", problems=problems)
+        "optimism)",
+        problems=problems,
+    )
     page = write_report(run / "results.json", run=run)
-    say(f"Validation Dice {results['per_image']['dice']['mean']:.4f} (mean over "
-        f"{len(results['images'])} images, epoch {trainer.position.best_epoch})")
+    say(
+        f"Validation Dice {results['per_image']['dice']['mean']:.4f} (mean over "
+        f"{len(results['images'])} images, epoch {trainer.position.best_epoch})"
+    )
     say(f"Model:  {run / 'model.safetensors'}\nReport: {page}")
     return model
 
 
 def evaluate(
-    model: PathLike | Model, images: PathLike, masks: PathLike | None = None, *,
-    out: PathLike | None = None, suffix: str | None = None, files: PathLike | None = None,
-    foreground: str | None = None, device: str = "auto", precision: str = "auto",
+    model: PathLike | Model,
+    images: PathLike,
+    masks: PathLike | None = None,
+    *,
+    out: PathLike | None = None,
+    suffix: str | None = None,
+    files: PathLike | None = None,
+    foreground: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Score a model on images and masks that it has not seen; write results.json and report.html.
@@ -266,22 +205,48 @@ def evaluate(
     loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
     run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
     folder = _free(Path(out), taken_is_error=True) if out else _free((run or Path()) / "evaluation")
-    data = build(DataConfig, "data", images=_text(images), masks=_text(masks), suffix=suffix,
-                 files=_text(files), foreground=foreground or "bright")
+    data = build(
+        DataConfig,
+        "data",
+        images=_text(images),
+        masks=_text(masks),
+        suffix=suffix,
+        files=_text(files),
+        foreground=foreground or "bright",
+    )
     trained_on = None if foreground else loaded.card.labels
-    dataset, problems = _read_pairs(data, cores() if workers is None else workers,
-                                    labels=trained_on, channels=loaded.card, keep=False)
-    results = score_model(loaded.engine, loaded.card, dataset, folder, model=_about(loaded),
-                          scored_on="images given to evaluate", problems=problems)
+    dataset, problems = _read_pairs(
+        data,
+        cores() if workers is None else workers,
+        labels=trained_on,
+        channels=loaded.card,
+        keep=False,
+    )
+    results = score_model(
+        loaded.engine,
+        loaded.card,
+        dataset,
+        folder,
+        model=loaded.about(),
+        scored_on="images given to evaluate",
+        problems=problems,
+    )
     page = write_report(folder / "results.json", run=run)
     say(f"Results: {folder / 'results.json'}\nReport:  {page}")
     return results
 
 
 def predict(
-    model: PathLike | Model, inputs: Sequence[PathLike] | PathLike, *, out: PathLike,
-    probabilities: str | None = None, overlay: bool = False, files: PathLike | None = None,
-    overwrite: bool = False, device: str = "auto", precision: str = "auto",
+    model: PathLike | Model,
+    inputs: Sequence[PathLike] | PathLike,
+    *,
+    out: PathLike,
+    probabilities: str | None = None,
+    overlay: bool = False,
+    files: PathLike | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> Outcome:
     """Write the mask of every image as PNG, named after it, in the user's mask values.
 
@@ -304,15 +269,24 @@ def predict(
     several = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images, problems = find_images(several, files=Path(files) if files else None)
     reject_nothing(images, problems)
-    mark = f"{_digest(loaded.path)} {loaded.hardware.precision}"
-    outcome = predict_files(loaded.engine, loaded.card, images, Path(out), fingerprint=mark,
-                            probabilities=probabilities, overlay=overlay, overwrite=overwrite)
+    mark = f"{loaded.sha256} {loaded.hardware.precision}"
+    outcome = predict_files(
+        loaded.engine,
+        loaded.card,
+        images,
+        Path(out),
+        fingerprint=mark,
+        probabilities=probabilities,
+        overlay=overlay,
+        overwrite=overwrite,
+    )
     outcome.problems[:0] = problems
     return outcome
 
 
-def demo(out: PathLike = "contorno-demo", *, time: float | str = "75s", seed: int = 0
-         ) -> dict[str, Any]:
+def demo(
+    out: PathLike = "contorno-demo", *, time: float | str = "75s", seed: int = 0
+) -> dict[str, Any]:
     """Draw a synthetic microscopy set, train on it, score the model on images it never saw.
 
     Args:
@@ -331,32 +305,56 @@ def demo(out: PathLike = "contorno-demo", *, time: float | str = "75s", seed: in
         raise ConfigError(f"{folder}: holds a demo run already; remove it or give another --out")
     say(f"Drawing a synthetic microscopy set in {folder}")
     write(folder, seed=seed)
-    model = train(folder / "train" / "images", folder / "train" / "masks", out=folder / "run",
-                  time=time, seed=seed)
+    model = train(
+        folder / "train" / "images",
+        folder / "train" / "masks",
+        out=folder / "run",
+        time=time,
+        seed=seed,
+    )
     test_images, test_masks = folder / "test" / "images", folder / "test" / "masks"
     results = evaluate(model, test_images, test_masks)
-    otsu = [otsu_dice(read_image(path), read_mask(test_masks / path.name))
-            for path in sorted(test_images.iterdir())]
-    say(f"Held-out images: Otsu's threshold, mean Dice {np.mean(otsu):.3f}; contorno, mean Dice "
-        f"{results['per_image']['dice']['mean']:.3f}")
+    otsu = [
+        otsu_dice(read_image(path), read_mask(test_masks / path.name))
+        for path in sorted(test_images.iterdir())
+    ]
+    say(
+        f"Held-out images: Otsu's threshold, mean Dice {np.mean(otsu):.3f}; contorno, mean Dice "
+        f"{results['per_image']['dice']['mean']:.3f}"
+    )
     return results | {"otsu_dice": float(np.mean(otsu))}
 
 
 def _read_pairs(
-    data: DataConfig, workers: int, *, labels: Labels | None = None,
-    channels: ModelCard | None = None, keep: bool = True,
+    data: DataConfig,
+    workers: int,
+    *,
+    labels: Labels | None = None,
+    channels: ModelCard | None = None,
+    keep: bool = True,
 ) -> tuple[Dataset, list[Problem]]:
     """Find and decode the pairs that `data` names; say what was found and what was left out."""
-    found = find_pairs(Path(data.images), Path(data.masks) if data.masks else None,
-                       suffix=data.suffix, files=Path(data.files) if data.files else None)
+    found = find_pairs(
+        Path(data.images),
+        Path(data.masks) if data.masks else None,
+        suffix=data.suffix,
+        files=Path(data.files) if data.files else None,
+    )
     if not found.pairs:
         raise InputError("no image has a mask", found.problems)
-    dataset, unread = _decode(found.pairs, data.foreground, workers, labels=labels, keep=keep,
-                              card=channels)
+    dataset, unread = _decode(
+        found.pairs, data.foreground, workers, labels=labels, keep=keep, card=channels
+    )
     problems = [*found.problems, *unread]
     if problems:
-        warn(str(InputError(f"{len(problems)} problem(s); going on with {len(dataset)} good "
-                            "pair(s):", problems)))
+        warn(
+            str(
+                InputError(
+                    f"{len(problems)} problem(s); going on with {len(dataset)} good pair(s):",
+                    problems,
+                )
+            )
+        )
     say(f"{len(dataset)} pairs ({found.rule}). Masks: {dataset.labels.note}")
     if keep:
         say(f"Decoded images in memory: {in_bytes(dataset.cached_bytes)}")
@@ -364,15 +362,26 @@ def _read_pairs(
 
 
 def _decode(
-    pairs: Sequence[Pair], foreground: str, workers: int, *, labels: Labels | None = None,
-    keep: bool = True, card: ModelCard | None = None,
+    pairs: Sequence[Pair],
+    foreground: str,
+    workers: int,
+    *,
+    labels: Labels | None = None,
+    keep: bool = True,
+    card: ModelCard | None = None,
 ) -> tuple[Dataset, list[Problem]]:
     limit = int(free_memory() * _CACHE_SHARE) if keep else 0
     with bar("Reading", len(pairs)) as advance:
-        return load_data(pairs, workers=workers, foreground=foreground, labels=labels,
-                         cache_limit=limit, advance=advance,
-                         channels=card.network.in_channels if card else None,
-                         dtype=card.preprocessing.dtype if card else None)
+        return load_data(
+            pairs,
+            workers=workers,
+            foreground=foreground,
+            labels=labels,
+            cache_limit=limit,
+            advance=advance,
+            channels=card.network.in_channels if card else None,
+            dtype=card.preprocessing.dtype if card else None,
+        )
 
 
 def _announce(config: Config, training: Dataset, validation: Dataset, run: Path) -> None:
@@ -381,9 +390,11 @@ def _announce(config: Config, training: Dataset, validation: Dataset, run: Path)
     length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
     if recipe.time:
         length += f", about {clock(recipe.time)}"
-    say(f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
+    say(
+        f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
         f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
-        f"Run folder: {run} (config.toml says why each value was chosen)")
+        f"Run folder: {run} (config.toml says why each value was chosen)"
+    )
 
 
 def _new_run(out: PathLike | None) -> Path:
@@ -397,49 +408,20 @@ def _free(path: Path, *, taken_is_error: bool = False) -> Path:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return path
     if taken_is_error:
-        raise ConfigError(f"{path}: exists already and is left as it is; choose another --out"
-                          + (f", or go on with --resume {path}"
-                             if (path / "state").is_dir() else ""))
+        raise ConfigError(
+            f"{path}: exists already and is left as it is; choose another --out"
+            + (f", or go on with --resume {path}" if (path / "state").is_dir() else "")
+        )
     number = 2
     while (numbered := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     return numbered
 
 
-def _foreign(path: Path, *, size: int | None = None) -> tuple[Segmenter, ModelCard]:
-    foreign = load_foreign(path)
-    config = foreign.config
-    preprocessing = build(
-        Preprocessing, "preprocessing", mean=(0.0,) * config.in_channels,
-        std=(255.0,) * config.in_channels, size=None if size is None else (size, size),
-        output=foreign.output)
-    classes = max(2, config.out_channels)
-    values = foreign.mask_values if len(foreign.mask_values) == classes else (
-        (0, 255) if classes == 2 else tuple(range(classes)))
-    labels = Labels(values=values, names=tuple(f"class {index}" for index in range(classes)),
-                    threshold=sum(values) / 2 if classes == 2 else None, foreground=values[1:],
-                    note=f"values {', '.join(map(str, values))}")
-    card = ModelCard(network=config, preprocessing=preprocessing, labels=labels,
-                     provenance={"converted_from": foreign.layout})
-    return Segmenter(foreign.network, preprocessing).eval(), card
-
-
-def _about(model: Model) -> dict[str, Any]:
-    network = model.card.network
-    return {
-        "path": str(model.path), "sha256": _digest(model.path),
-        "architecture": f"{network.architecture} {network.up} {list(network.widths)}",
-        "parameters": sum(p.numel() for p in model.segmenter.network.parameters()),
-    }
-
-
-def _digest(path: Path) -> str:
-    return sha256(path.read_bytes())
-
-
 def _files(dataset: Dataset) -> dict[str, tuple[str, str]]:
-    return {pair.name: (str(pair.image.resolve()), str(pair.mask.resolve()))
-            for pair in dataset.pairs}
+    return {
+        pair.name: (str(pair.image.resolve()), str(pair.mask.resolve())) for pair in dataset.pairs
+    }
 
 
 def _text(path: PathLike | None) -> str | None:

@@ -37,7 +37,8 @@ class ModelCard(BaseModel):
         network, preprocessing: what to build before the weights are loaded.
         labels: what masks look like.
         threshold: probability from which a pixel is foreground (two classes).
-        provenance: how the model came about; no times or paths, so that equal runs give equal files.
+        provenance: how the model came about; no times or paths, so that equal runs give
+            equal files.
         contorno: version that wrote it.
     """
 
@@ -53,8 +54,9 @@ class ModelCard(BaseModel):
 
 def save_model(path: Path, segmenter: Segmenter, card: ModelCard) -> None:
     """Write a model file; equal weights and card give equal bytes."""
-    tensors = {key: value.detach().cpu().contiguous()
-               for key, value in segmenter.state_dict().items()}
+    tensors = {
+        key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()
+    }
     write_bytes(path, safetensors.torch.save(tensors, {_CARD: card.model_dump_json()}))
 
 
@@ -77,7 +79,8 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     except ValidationError as error:
         raise ModelFileError(
             f"{path}: its card cannot be read by contorno {__version__}; it may come from a newer "
-            f"version ({error.error_count()} value(s) not understood)") from None
+            f"version ({error.error_count()} value(s) not understood)"
+        ) from None
     segmenter = Segmenter(build_network(card.network), card.preprocessing)
     try:
         segmenter.load_state_dict(tensors)
@@ -96,7 +99,8 @@ def model_path(path: Path) -> Path:
         inner = path / "model.safetensors"
         if not inner.exists():
             raise ModelFileError(
-                f"{path}: a folder without model.safetensors; expected a run folder or a model file")
+                f"{path}: a folder without model.safetensors; expected a run folder or a model file"
+            )
         return inner
     if not path.exists():
         raise ModelFileError(f"{path}: there is no such model file or run folder")
@@ -133,15 +137,22 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
     for path in _states(folder):
         data = path.read_bytes()
         if sha256(data)[:16] != path.stem.rpartition("-")[2]:
-            skipped.append(f"{path}: damaged or cut short ({len(data):,} bytes); "
-                           "going back to the state before")
+            skipped.append(
+                f"{path}: damaged or cut short ({len(data):,} bytes); "
+                "going back to the state before"
+            )
             continue
         tensors = safetensors.torch.load(data)
         meta = _metadata(data)
         return tensors, meta, skipped
-    raise ModelFileError("\n".join(
-        [f"{folder}: no whole state to resume from; start the run again without --resume",
-         *skipped]))
+    raise ModelFileError(
+        "\n".join(
+            [
+                f"{folder}: no whole state to resume from; start the run again without --resume",
+                *skipped,
+            ]
+        )
+    )
 
 
 def _states(folder: Path) -> list[Path]:
@@ -163,15 +174,20 @@ def flatten(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def unflatten(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The entries whose key begins with `name.`, without it."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items()
-            if key.startswith(f"{name}.")}
+    return {
+        key.removeprefix(f"{name}."): value
+        for key, value in tensors.items()
+        if key.startswith(f"{name}.")
+    }
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """State of an optimiser as tensors keyed `parameter number.name`."""
-    return {f"{index}.{key}": value
-            for index, state in optimizer.state_dict()["state"].items()
-            for key, value in state.items()}
+    return {
+        f"{index}.{key}": value
+        for index, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
@@ -17,8 +17,8 @@ from contorno.errors import ContornoError
 app = App(
     name="contorno",
     help="Two folders in, images and masks; out comes a U-Net that draws the mask of any image.\n\n"
-         "Example: contorno train images masks --time 20m, then contorno predict runs/NAME photos "
-         "--out drawn",
+    "Example: contorno train images masks --time 20m, then contorno predict runs/NAME photos "
+    "--out drawn",
     version=__version__,
     default_parameter=Parameter(negative=()),
     help_epilogue="Every command has its own help: contorno train --help",
@@ -52,8 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if type(error).__module__.startswith("cyclopts"):
             return 2  # already printed, with the usage
-        print(f"contorno: an error of contorno itself: {type(error).__name__}: {error}\n"
-              "Run the command again with --debug and report what it prints.", file=sys.stderr)
+        print(
+            f"contorno: an error of contorno itself: {type(error).__name__}: {error}\n"
+            "Run the command again with --debug and report what it prints.",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -79,7 +82,8 @@ def train(
     up: Annotated[Literal["transposed", "bilinear"] | None, Parameter(group=_recipe)] = None,
     loss: Annotated[
         Literal["mse", "bce", "dice", "bce+dice", "focal", "tversky"] | None,
-        Parameter(group=_recipe)] = None,
+        Parameter(group=_recipe),
+    ] = None,
     learning_rate: Annotated[float | None, Parameter(group=_recipe)] = None,
     seed: Annotated[int | None, Parameter(group=_recipe)] = None,
     device: Device = "auto",
@@ -142,11 +146,30 @@ def train(
     from contorno import api
 
     api.train(
-        images, masks, out=out, recipe=recipe, time=time, resume=resume, suffix=suffix,
-        files=files, validation=validation, validation_files=validation_files,
-        foreground=foreground, device=device, precision=precision, workers=workers, epochs=epochs,
-        batch_size=batch_size, size=None if size is None else (size, size), crop=crop,
-        widths=_numbers(widths), up=up, loss=loss, learning_rate=learning_rate, seed=seed)
+        images,
+        masks,
+        out=out,
+        recipe=recipe,
+        time=time,
+        resume=resume,
+        suffix=suffix,
+        files=files,
+        validation=validation,
+        validation_files=validation_files,
+        foreground=foreground,
+        device=device,
+        precision=precision,
+        workers=workers,
+        epochs=epochs,
+        batch_size=batch_size,
+        size=None if size is None else (size, size),
+        crop=crop,
+        widths=_numbers(widths),
+        up=up,
+        loss=loss,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
 
 
 @app.command
@@ -192,9 +215,18 @@ def evaluate(
     """
     from contorno import api, progress
 
-    results = api.evaluate(model, images, masks, out=out, suffix=suffix, files=files,
-                           foreground=foreground, device=device, precision=precision,
-                           workers=workers)
+    results = api.evaluate(
+        model,
+        images,
+        masks,
+        out=out,
+        suffix=suffix,
+        files=files,
+        foreground=foreground,
+        device=device,
+        precision=precision,
+        workers=workers,
+    )
     progress.table(results)
 
 
@@ -203,7 +235,7 @@ def predict(
     model: Path,
     *inputs: str,
     out: Path,
-    probabilities: Literal["png", "tif"] | bool = False,
+    probabilities: Literal["png", "tif"] | None = None,
     overlay: bool = False,
     files: Path | None = None,
     overwrite: bool = False,
@@ -237,20 +269,28 @@ def predict(
     """
     from contorno import api, progress
 
-    outcome = api.predict(model, inputs, out=out, probabilities=probabilities or None,
-                          overlay=overlay, files=files, overwrite=overwrite, device=device,
-                          precision=precision)
-    progress.say(f"{len(outcome.written)} mask(s) written to {out}, {len(outcome.skipped)} done "
-                 f"before, {len(outcome.problems)} problem(s)")
+    outcome = api.predict(
+        model,
+        inputs,
+        out=out,
+        probabilities=probabilities,
+        overlay=overlay,
+        files=files,
+        overwrite=overwrite,
+        device=device,
+        precision=precision,
+    )
+    progress.say(
+        f"{len(outcome.written)} mask(s) written to {out}, {len(outcome.skipped)} done "
+        f"before, {len(outcome.problems)} problem(s)"
+    )
     for problem in outcome.problems:
         progress.warn(str(problem))
     return 1 if outcome.problems else 0
 
 
 @app.command
-def convert(
-    file: Path, *, out: Path, size: int | None = None, overwrite: bool = False
-) -> None:
+def convert(file: Path, *, out: Path, size: int | None = None, overwrite: bool = False) -> None:
     """Turn a notebook's or milesial/Pytorch-UNet's checkpoint into a contorno model file.
 
     Example: contorno convert unet.pth --out model.safetensors
@@ -270,9 +310,11 @@ def convert(
 
     model = api.convert(file, out, size=size, overwrite=overwrite)
     network = model.card.network
-    progress.say(f"{out}: {network.architecture}, {network.up}, {network.in_channels} channel(s) "
-                 f"in, {network.out_channels} out, widths {', '.join(map(str, network.widths))}; "
-                 f"{model.card.provenance['converted_from']}; pictures are divided by 255")
+    progress.say(
+        f"{out}: {network.architecture}, {network.up}, {network.in_channels} channel(s) "
+        f"in, {network.out_channels} out, widths {', '.join(map(str, network.widths))}; "
+        f"{model.card.provenance['converted_from']}; pictures are divided by 255"
+    )
 
 
 @app.command

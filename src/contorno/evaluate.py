@@ -27,8 +27,14 @@ from contorno.tiles import stitch
 
 
 def evaluate(
-    engine: Engine, card: ModelCard, dataset: Dataset, out: Path, *, model: dict[str, Any],
-    scored_on: str, problems: Sequence[Problem] = (),
+    engine: Engine,
+    card: ModelCard,
+    dataset: Dataset,
+    out: Path,
+    *,
+    model: dict[str, Any],
+    scored_on: str,
+    problems: Sequence[Problem] = (),
 ) -> dict[str, Any]:
     """Score a model on pairs.
 
@@ -62,19 +68,32 @@ def evaluate(
             picture = f"predictions/{pair.name}.png"
             write_prediction(out / picture, classes, card.labels)
             write_mask(out / f"truths/{pair.name}.png", truth * np.uint8(255))
-            rows.append({
-                "name": pair.name, "image": str(pair.image.resolve()),
-                "mask": str(pair.mask.resolve()), "prediction": picture,
-                "truth": f"truths/{pair.name}.png",
-                "height": truth.shape[0], "width": truth.shape[1], **_row(scores[-1]),
-            })
+            rows.append(
+                {
+                    "name": pair.name,
+                    "image": str(pair.image.resolve()),
+                    "mask": str(pair.mask.resolve()),
+                    "prediction": picture,
+                    "truth": f"truths/{pair.name}.png",
+                    "height": truth.shape[0],
+                    "width": truth.shape[1],
+                    **_row(scores[-1]),
+                }
+            )
             advance()
     results = {
-        "contorno": __version__, "scored_on": scored_on,
+        "contorno": __version__,
+        "scored_on": scored_on,
         "model": model | {"engine": engine.name},
-        "labels": {"background": card.labels.values[0], "foreground": card.labels.values[1],
-                   "note": dataset.labels.note},
-        "threshold": card.threshold, "rules": RULES, "images": rows, **summarise(scores),
+        "labels": {
+            "background": card.labels.values[0],
+            "foreground": card.labels.values[1],
+            "note": dataset.labels.note,
+        },
+        "threshold": card.threshold,
+        "rules": RULES,
+        "images": rows,
+        **summarise(scores),
         "problems": [problem.as_dict() for problem in problems],
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -84,6 +103,15 @@ def evaluate(
 
 def _row(result: ImageScore) -> dict[str, Any]:
     counts = result.counts
-    return {"tp": counts.tp, "fp": counts.fp, "fn": counts.fn, "tn": counts.tn,
-            "dice": result.dice, "iou": result.iou, "precision": result.precision,
-            "recall": result.recall, "boundary_f": result.boundary_f, "hd95": result.hd95}
+    return {
+        "tp": counts.tp,
+        "fp": counts.fp,
+        "fn": counts.fn,
+        "tn": counts.tn,
+        "dice": result.dice,
+        "iou": result.iou,
+        "precision": result.precision,
+        "recall": result.recall,
+        "boundary_f": result.boundary_f,
+        "hd95": result.hd95,
+    }

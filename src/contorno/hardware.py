@@ -1,4 +1,4 @@
-"""The device, the number format and the memory layout for this machine, with the reason in words."""
+"""The device and the number format for this machine, with the reason in words."""
 
 from __future__ import annotations
 
@@ -42,8 +42,11 @@ def choose(*, device: str = "auto", precision: str = "auto") -> Hardware:
     """
     import torch
 
-    available = {"cpu": True, "cuda": torch.cuda.is_available(),
-                 "mps": torch.backends.mps.is_available()}
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if device == "auto":
         device = next(name for name in ("cuda", "mps", "cpu") if available[name])
     if device not in available:

@@ -92,8 +92,10 @@ def read_raw_mask(path: Path) -> RawMask:
             raise _error(path, "a mask whose colours and alpha both vary", "one of the two")
         array = array[:, :, -1:] if np.ptp(array[:, :, :-1]) == 0 else array[:, :, :-1]
     if array.ndim == 3 and array.shape[2] == 3:
-        if not (np.array_equal(array[..., 0], array[..., 1])
-                and np.array_equal(array[..., 0], array[..., 2])):
+        if not (
+            np.array_equal(array[..., 0], array[..., 1])
+            and np.array_equal(array[..., 0], array[..., 2])
+        ):
             return RawMask(_pack_colours(path, array), "colour")
         array = array[:, :, 0]
     if array.ndim == 3:
@@ -104,7 +106,11 @@ def read_raw_mask(path: Path) -> RawMask:
 
 
 def write_mask(
-    path: Path, values: Array, *, kind: str = "grey", palette: tuple[int, ...] = (),
+    path: Path,
+    values: Array,
+    *,
+    kind: str = "grey",
+    palette: tuple[int, ...] = (),
     text: dict[str, str] | None = None,
 ) -> None:
     """Write (H, W) integers as PNG: uint8 or uint16 grey, palette index, or packed colour."""
@@ -180,13 +186,21 @@ def as_channels(array: Array, channels: int, *, path: str = "image") -> Array:
         opaque = np.ptp(array[:, :, 3]) == 0
         if opaque:
             return as_channels(array[:, :, :3], channels, path=path)
-    if have == 3 and channels == 1 and np.array_equal(array[..., 0], array[..., 1]) \
-            and np.array_equal(array[..., 0], array[..., 2]):
+    if (
+        have == 3
+        and channels == 1
+        and np.array_equal(array[..., 0], array[..., 1])
+        and np.array_equal(array[..., 0], array[..., 2])
+    ):
         return array[:, :, :1]
-    raise ImageError(Problem(
-        path, f"an image of {have} channel(s)", f"{channels}, as the model was trained on",
-        f"convert the image to {channels} channel(s), or train a model on images like this one",
-    ))
+    raise ImageError(
+        Problem(
+            path,
+            f"an image of {have} channel(s)",
+            f"{channels}, as the model was trained on",
+            f"convert the image to {channels} channel(s), or train a model on images like this one",
+        )
+    )
 
 
 def unpack_colours(values: Array) -> Array:
@@ -211,7 +225,7 @@ def _integers(path: Path, array: Array) -> Array:
     if np.array_equal(rounded, array) and np.abs(rounded).max() < 2**31:
         return rounded.astype(np.int32)
     if array.min() >= 0 and array.max() <= 1:  # soft masks 0..1, as float TIFF
-        return np.rint(array * 255).astype(np.uint8)
+        return np.asarray(np.rint(array * 255), np.uint8)
     raise _error(path, "a mask of fractional values", "whole numbers, or values from 0 to 1")
 
 
@@ -236,9 +250,7 @@ def _decode(path: Path, *, raw_palette: bool = False) -> tuple[Array, str, tuple
         raise _error(path, f"damaged or truncated ({error})", "a whole image file") from None
 
 
-def _pillow_array(
-    picture: Image.Image, *, raw_palette: bool
-) -> tuple[Array, str, tuple[int, ...]]:
+def _pillow_array(picture: Image.Image, *, raw_palette: bool) -> tuple[Array, str, tuple[int, ...]]:
     mode = picture.mode
     if mode == "P":
         if raw_palette:
@@ -248,9 +260,9 @@ def _pillow_array(
     if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         return np.asarray(picture.convert("RGB")), mode, ()
     array = np.asarray(picture)
-    if mode.startswith("I") and array.dtype == np.int32:  # Pillow widens 16-bit grey to 32
-        if array.size and array.min() >= 0 and array.max() <= 65535:
-            array = array.astype(np.uint16)
+    deep = mode.startswith("I") and array.dtype == np.int32  # Pillow widens 16-bit grey to 32
+    if deep and array.min() >= 0 and array.max() <= 65535:
+        array = array.astype(np.uint16)
     return array, mode, ()
 
 
@@ -272,7 +284,7 @@ def _decode_tiff(path: Path, data: bytes) -> Array:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page: Any = tiff.pages[0]
             _check_size(path, page.imagewidth, page.imagelength)
-            array = np.asarray(page.asarray())
+            array: Array = np.asarray(page.asarray())
             planar = page.planarconfig == 2 and array.ndim == 3
             inverted = page.photometric == 0  # MinIsWhite
             pages = len(tiff.pages)
@@ -281,8 +293,12 @@ def _decode_tiff(path: Path, data: bytes) -> Array:
     except Exception as error:  # tifffile and its codecs raise many kinds on damaged data
         raise _error(path, f"damaged or truncated ({error})", "a whole TIFF file") from None
     if pages > 1:
-        raise _error(path, f"a TIFF of {pages} pages", "one page",
-                     "save the page to use as a file of its own")
+        raise _error(
+            path,
+            f"a TIFF of {pages} pages",
+            "one page",
+            "save the page to use as a file of its own",
+        )
     if array.ndim not in (2, 3):
         raise _error(path, f"a TIFF of shape {array.shape}", "(H, W) or (H, W, C)")
     if planar:
@@ -299,8 +315,12 @@ def _read_file(path: Path) -> bytes:
             raise _error(path, "not a regular file", "an image file")
         data = path.read_bytes()
     except OSError as error:
-        raise _error(path, f"cannot be opened ({error.strerror or error})", "a readable file",
-                     "check that it exists and that you may read it") from None
+        raise _error(
+            path,
+            f"cannot be opened ({error.strerror or error})",
+            "a readable file",
+            "check that it exists and that you may read it",
+        ) from None
     if not data:
         raise _error(path, "an empty file (0 bytes)", "an image file", "copy it again")
     return data
@@ -308,21 +328,26 @@ def _read_file(path: Path) -> bytes:
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise _error(path, f"{width} x {height} pixels", f"at most {MAX_PIXELS:,} in all",
-                     "cut it into pieces or scale it down")
+        raise _error(
+            path,
+            f"{width} x {height} pixels",
+            f"at most {MAX_PIXELS:,} in all",
+            "cut it into pieces or scale it down",
+        )
 
 
 def _not_an_image(path: Path, data: bytes) -> ImageError:
     head = data[:200].lstrip().lower()
     if head.startswith(b"version https://git-lfs"):
-        return _error(path, "a git-lfs pointer, not the image itself", "an image file",
-                      "run `git lfs pull`")
+        return _error(
+            path, "a git-lfs pointer, not the image itself", "an image file", "run `git lfs pull`"
+        )
     if head.startswith((b"<!doctype", b"<html")):
         return _error(path, "a web page, not an image", "an image file", "download it again")
-    return _error(path, "not an image in a format known here",
-                  "PNG, JPEG, TIFF, BMP, GIF or WebP")
+    return _error(path, "not an image in a format known here", "PNG, JPEG, TIFF, BMP, GIF or WebP")
 
 
-def _error(path: Path, what: str, expected: str, fix: str = "replace or remove the file"
-           ) -> ImageError:
+def _error(
+    path: Path, what: str, expected: str, fix: str = "replace or remove the file"
+) -> ImageError:
     return ImageError(Problem(str(path), what, expected, fix))

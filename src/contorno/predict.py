@@ -22,7 +22,12 @@ from contorno.engines import Engine
 from contorno.errors import InputError, Problem
 from contorno.files import write_bytes
 from contorno.images import (
-    ImageError, as_channels, encode_png, png_text, read_image, write_probabilities,
+    ImageError,
+    as_channels,
+    encode_png,
+    png_text,
+    read_image,
+    write_probabilities,
 )
 from contorno.progress import bar
 from contorno.tiles import stitch
@@ -47,21 +52,32 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         ImageError: type, channels or values are not those that the model was made for.
     """
     if image.ndim not in (2, 3) or 0 in image.shape:
-        raise _unfit(name, f"an array of shape {image.shape}", "(H, W) or (H, W, C)",
-                     "give one picture")
+        raise _unfit(
+            name, f"an array of shape {image.shape}", "(H, W) or (H, W, C)", "give one picture"
+        )
     wanted = card.preprocessing.dtype
     if str(image.dtype) != wanted:
-        raise _unfit(name, f"an image of type {image.dtype}",
-                     f"{wanted}, as the model was trained on",
-                     f"convert it to {wanted}, or train a model on images like this one")
+        raise _unfit(
+            name,
+            f"an image of type {image.dtype}",
+            f"{wanted}, as the model was trained on",
+            f"convert it to {wanted}, or train a model on images like this one",
+        )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
     return stitch(as_channels(image, card.network.in_channels, path=name), engine.probabilities)
 
 
 def predict_files(
-    engine: Engine, card: ModelCard, images: Sequence[Path], out: Path, *, fingerprint: str,
-    probabilities: str | None = None, overlay: bool = False, overwrite: bool = False,
+    engine: Engine,
+    card: ModelCard,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    fingerprint: str,
+    probabilities: str | None = None,
+    overlay: bool = False,
+    overwrite: bool = False,
 ) -> Outcome:
     """Write one mask for each image, named after it.
 
@@ -98,8 +114,14 @@ def predict_files(
     return outcome
 
 
-def _predict_file(engine: Engine, card: ModelCard, path: Path, wanted: list[Path],
-                  text: dict[str, str], overlay: bool) -> None:
+def _predict_file(
+    engine: Engine,
+    card: ModelCard,
+    path: Path,
+    wanted: list[Path],
+    text: dict[str, str],
+    overlay: bool,
+) -> None:
     """The mask goes last: while it is missing, the image counts as not done."""
     image = read_image(path)
     result = probability_map(engine, card, image, name=str(path))
@@ -131,8 +153,9 @@ def _extras(target: Path, card: ModelCard, probabilities: str | None, overlay: b
     if probabilities is not None:
         classes = card.network.out_channels
         marks = [""] if classes == 1 else [f"_{index}" for index in range(classes)]
-        extras = [target.with_name(f"{target.stem}_probability{mark}.{probabilities}")
-                  for mark in marks]
+        extras = [
+            target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks
+        ]
     if overlay:
         extras.append(target.with_name(f"{target.stem}_overlay.png"))
     return extras
@@ -143,9 +166,14 @@ def _unique_names(images: Sequence[Path], problems: list[Problem]) -> dict[Path,
     taken: dict[str, Path] = {}
     for path in images:
         if path.stem in taken:
-            problems.append(Problem(str(path), f"the same stem as {taken[path.stem]}",
-                                    "one mask name for each image",
-                                    "predict the two into different folders"))
+            problems.append(
+                Problem(
+                    str(path),
+                    f"the same stem as {taken[path.stem]}",
+                    "one mask name for each image",
+                    "predict the two into different folders",
+                )
+            )
         else:
             taken[path.stem] = path
     return {path: name for name, path in taken.items()}
@@ -153,9 +181,12 @@ def _unique_names(images: Sequence[Path], problems: list[Problem]) -> dict[Path,
 
 def _done_before(target: Path, fingerprint: str) -> None:
     if png_text(target).get(_MARK) != fingerprint:
-        raise _unfit(str(target), "a file that this model did not make",
-                     "a free name, or a mask by this model",
-                     "use another --out, or --overwrite to replace it")
+        raise _unfit(
+            str(target),
+            "a file that this model did not make",
+            "a free name, or a mask by this model",
+            "use another --out, or --overwrite to replace it",
+        )
 
 
 def _unfit(path: str, what: str, expected: str, fix: str) -> ImageError:

@@ -25,11 +25,13 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Print one warning on standard error."""
-    Console(stderr=True, highlight=False).print(message, style="yellow", soft_wrap=True,
-                                                markup=False)
+    Console(stderr=True, highlight=False).print(
+        message, style="yellow", soft_wrap=True, markup=False
+    )
 
 
 def is_terminal() -> bool:
+    """Whether somebody looks at standard output."""
     return sys.stdout.isatty()
 
 
@@ -42,13 +44,18 @@ def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     if not is_terminal():
         yield lambda words="", *, steps=1: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-               TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[words]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[words]}"),
+    )
     with Progress(*columns) as progress:
         task = progress.add_task(title, total=total, completed=start, words="")
 
         def advance(words: str = "", *, steps: int = 1) -> None:
-            progress.update(task, advance=steps, **({"words": words} if words else {}))
+            progress.update(task, advance=steps, words=words)
 
         yield advance
 
@@ -75,16 +82,27 @@ def table(results: dict[str, Any]) -> None:
     grid.add_column("")
     grid.add_column("per image (95% interval)", justify="right")
     grid.add_column("pooled (95% interval)", justify="right")
-    names = {"dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall",
-             "boundary_f": "Boundary F", "hd95": "HD95, pixels"}
+    names = {
+        "dice": "Dice",
+        "iou": "IoU",
+        "precision": "Precision",
+        "recall": "Recall",
+        "boundary_f": "Boundary F",
+        "hd95": "HD95, pixels",
+    }
     for key, name in names.items():
-        grid.add_row(name, _interval(results["per_image"][key], "mean"),
-                     _interval(results["pooled"].get(key), "value"))
+        grid.add_row(
+            name,
+            _interval(results["per_image"][key], "mean"),
+            _interval(results["pooled"].get(key), "value"),
+        )
     Console(highlight=False).print(grid)
     empty = results["empty"]
     if empty["images"]:
-        say(f"{empty['images']} image(s) without any object, {empty['with_false_positives']} of "
-            "them with false positives")
+        say(
+            f"{empty['images']} image(s) without any object, {empty['with_false_positives']} of "
+            "them with false positives"
+        )
 
 
 def _interval(figure: dict[str, Any] | None, key: str) -> str:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from contorno.config import (
-    Config, DataConfig, NetworkConfig, Preprocessing, TrainingConfig, build,
+    Config,
+    DataConfig,
+    NetworkConfig,
+    Preprocessing,
+    TrainingConfig,
+    build,
 )
 from contorno.data.dataset import Dataset
 from contorno.errors import ConfigError
@@ -51,8 +56,16 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     heights = sorted(facts.shape[0] for facts in dataset.facts)
     widths = sorted(facts.shape[1] for facts in dataset.facts)
     mean, std = dataset.statistics()
-    return Fingerprint(len(dataset), heights[len(heights) // 2], widths[len(widths) // 2],
-                       dataset.channels, dataset.dtype, mean, std, dataset.foreground_share())
+    return Fingerprint(
+        len(dataset),
+        heights[len(heights) // 2],
+        widths[len(widths) // 2],
+        dataset.channels,
+        dataset.dtype,
+        mean,
+        std,
+        dataset.foreground_share(),
+    )
 
 
 def resolve(
@@ -75,22 +88,33 @@ def resolve(
     choices = _classic(seen, wishes) if recipe == "classic" else _auto(seen, hardware, wishes)
     choices["training.device"] = (hardware.accelerator, hardware.reason)
     choices["training.precision"] = ("bf16" if hardware.bf16 else "32", hardware.reason)
-    values: dict[str, dict[str, Any]] = {"network": {}, "preprocessing": {},
-                                         "training": {"recipe": recipe}}
+    values: dict[str, dict[str, Any]] = {
+        "network": {},
+        "preprocessing": {},
+        "training": {"recipe": recipe},
+    }
     reasons: dict[str, str] = {}
     for name, (value, reason) in choices.items():
         section, _, field = name.partition(".")
         values[section][field] = value
         reasons[name] = reason
     for field, value in wishes.items():
-        section = ("network" if field in _NETWORK else
-                   "preprocessing" if field in _PREPROCESSING else "training")
+        section = (
+            "network"
+            if field in _NETWORK
+            else "preprocessing"
+            if field in _PREPROCESSING
+            else "training"
+        )
         values[section][field] = value
         reasons[f"{section}.{field}"] = "as asked"
     config = Config(
-        data=data, network=build(NetworkConfig, "network", **values["network"]),
+        data=data,
+        network=build(NetworkConfig, "network", **values["network"]),
         preprocessing=build(Preprocessing, "preprocessing", **values["preprocessing"]),
-        training=build(TrainingConfig, "training", **values["training"]), reasons=reasons)
+        training=build(TrainingConfig, "training", **values["training"]),
+        reasons=reasons,
+    )
     _check(config)
     return config
 
@@ -108,15 +132,21 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
         "network.widths": ((64, 128, 256, 512, 1024), r1),
         "network.up": ("transposed", r1),
-        "network.activation": ("sigmoid" if bilinear else None,
-                               "R2 ends in a sigmoid" if bilinear else "R1 ends in plain values"),
+        "network.activation": (
+            "sigmoid" if bilinear else None,
+            "R2 ends in a sigmoid" if bilinear else "R1 ends in plain values",
+        ),
         "preprocessing.mean": ((0.0,) * seen.channels, r1),
-        "preprocessing.std": ((largest,) * seen.channels, f"R1 divides {seen.dtype} by its largest "
-                                                          "value"),
+        "preprocessing.std": (
+            (largest,) * seen.channels,
+            f"R1 divides {seen.dtype} by its largest value",
+        ),
         "preprocessing.size": ((512, 512), r1),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
-        "preprocessing.output": ("identity" if bilinear else "clamp",
-                                 "values near 0..1 are the probabilities"),
+        "preprocessing.output": (
+            "identity" if bilinear else "clamp",
+            "values near 0..1 are the probabilities",
+        ),
         "training.loss": ("mse", r1),
         "training.optimizer": ("adam", r1),
         "training.learning_rate": (1e-4, "R1 asks for a small one"),
@@ -141,30 +171,41 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
     crops = max(1, round(seen.height * seen.width / crop**2))
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
-        "network.widths": (tuple(base * 2**level for level in range(5)),
-                           "base width 16: the time is short" if short else
-                           "base width 32, as in nnU-Net"),
+        "network.widths": (
+            tuple(base * 2**level for level in range(5)),
+            "base width 16: the time is short" if short else "base width 32, as in nnU-Net",
+        ),
         "network.up": ("transposed", "a third less arithmetic than bilinear at equal widths"),
         "preprocessing.mean": (seen.mean, "mean of the training images"),
         "preprocessing.std": (seen.std, "spread of the training images"),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
         "preprocessing.output": ("sigmoid", "two classes"),
-        "training.loss": ("bce+dice", "as in nnU-Net: steady gradients, and overlap is what counts"),
+        "training.loss": (
+            "bce+dice",
+            "as in nnU-Net: steady gradients, and overlap is what counts",
+        ),
         "training.optimizer": ("adamw", "works without tuning"),
         "training.learning_rate": (2e-3, "largest that was steady with warm-up and clipping"),
         "training.weight_decay": (1e-2, "AdamW's default"),
         "training.schedule": ("cosine", "ends annealed when the time is up"),
         "training.warmup": (0.05, "batch normalisation settles first"),
         "training.epochs": (100, "enough for small sets when no time is given"),
-        "training.batch_size": (batch, "small, for many steps" if on_cpu else "fills the GPU better"),
+        "training.batch_size": (
+            batch,
+            "small, for many steps" if on_cpu else "fills the GPU better",
+        ),
         "training.crop": (crop, f"images are about {seen.width} x {seen.height}"),
         "training.steps_per_epoch": (
-            -(-seen.images * crops // batch), f"{crops} crop(s) of each image cover its area"),
+            -(-seen.images * crops // batch),
+            f"{crops} crop(s) of each image cover its area",
+        ),
         "training.augment": (True, "flips, rotations, scale, light"),
         "training.ema": (0.99, "averages the last hundred steps"),
         "training.clip": (1.0, "a bad batch cannot throw the weights far"),
-        "training.patience": (max(20, wishes.get("epochs", 0) // 3),
-                              "epochs without a better mask before annealing begins early"),
+        "training.patience": (
+            max(20, wishes.get("epochs", 0) // 3),
+            "epochs without a better mask before annealing begins early",
+        ),
     }
     if "epochs" not in wishes:
         choices["training.time"] = (time, "ten minutes unless told otherwise")
@@ -175,10 +216,14 @@ def _check(config: Config) -> None:
     """What sections cannot see on their own."""
     training, network = config.training, config.network
     if training.loss != "mse" and network.activation is not None:
-        raise ConfigError(f"loss {training.loss!r} needs plain outputs, but this network ends in a "
-                          f"{network.activation}; use loss mse or recipe auto")
+        raise ConfigError(
+            f"loss {training.loss!r} needs plain outputs, but this network ends in a "
+            f"{network.activation}; use loss mse or recipe auto"
+        )
     if config.preprocessing.size is not None and training.crop is not None:
-        raise ConfigError("size resizes whole images and crop cuts pieces of them: give one of the "
-                          "two (size is for recipe classic)")
+        raise ConfigError(
+            "size resizes whole images and crop cuts pieces of them: give one of the "
+            "two (size is for recipe classic)"
+        )
     if training.augment and training.crop is None:
         raise ConfigError("augmentation needs square crops: give crop, or leave augmentation off")

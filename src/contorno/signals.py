@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite request: work ends at a safe place. A second Ctrl-C is not polite."""
+"""Ctrl-C and SIGTERM as a polite request: work ends at a safe place. A second Ctrl-C insists."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ class StopRequest:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

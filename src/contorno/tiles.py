@@ -32,12 +32,13 @@ def plan(length: int, tile: int, stride: int) -> list[int]:
 
 def weights(height: int, width: int) -> Array:
     """Gaussian blending weights (height, width), 1 in the middle, at least 1e-3 at the rim."""
+
     def bell(size: int) -> Array:
         x = (np.arange(size) - (size - 1) / 2) / (size / 8)
-        return np.exp(-0.5 * x * x)
+        return np.asarray(np.exp(-0.5 * x * x))
 
     outer = np.outer(bell(height), bell(width))
-    return np.maximum(outer, 1e-3).astype(np.float32)
+    return np.asarray(np.maximum(outer, 1e-3), np.float32)
 
 
 def stitch(
@@ -56,7 +57,7 @@ def stitch(
     """
     height, width = image.shape[:2]
     if height * width <= whole:
-        return probabilities(image[None])[0]
+        return np.asarray(probabilities(image[None])[0])
     blended: Array | None = None
     total = np.zeros((height, width), np.float32)
     for y in plan(height, tile, tile // 2):
@@ -69,5 +70,4 @@ def stitch(
             blended[:, y : y + tile, x : x + tile] += part * window
             total[y : y + tile, x : x + tile] += window
     assert blended is not None  # a picture has at least one tile
-    blended /= total
-    return blended
+    return blended / total

@@ -22,7 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from contorno.checkpoint import (
-    ModelCard, flatten, load_state, optimizer_tensors, restore_optimizer, save_model, save_state,
+    ModelCard,
+    flatten,
+    load_state,
+    optimizer_tensors,
+    restore_optimizer,
+    save_model,
+    save_state,
     unflatten,
 )
 from contorno.config import Config, TrainingConfig
@@ -31,12 +37,13 @@ from contorno.data.batches import Batch, Sampler
 from contorno.data.dataset import Dataset
 from contorno.engines.pytorch import PyTorchEngine
 from contorno.errors import ConfigError, Interrupted, TrainingError
-from contorno.files import append_line, sha256, write_text
+from contorno.files import sha256
 from contorno.hardware import Hardware
 from contorno.losses import LOSSES
 from contorno.metrics import count
 from contorno.models import Segmenter, build_network
-from contorno.progress import bar, clock, is_terminal, say, warn
+from contorno.progress import bar, say, warn
+from contorno.runlog import LOG, RunLog, trim_log
 from contorno.signals import StopRequest
 from contorno.tiles import stitch
 
@@ -71,16 +78,18 @@ class Trainer:
         run: folder of the run.
     """
 
-    def __init__(self, config: Config, training: Dataset, validation: Dataset, hardware: Hardware,
-                 run: Path) -> None:
+    def __init__(
+        self, config: Config, training: Dataset, validation: Dataset, hardware: Hardware, run: Path
+    ) -> None:
         from lightning_fabric import Fabric
 
         self.config, self.training, self.validation = config, training, validation
         self.run = run
         recipe = config.training
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the choice was announced
-        self.fabric = Fabric(accelerator=hardware.accelerator, devices=1,
-                             precision=hardware.precision)
+        self.fabric = Fabric(
+            accelerator=hardware.accelerator, devices=1, precision=hardware.precision
+        )
         torch.manual_seed(recipe.seed)
         segmenter = Segmenter(build_network(config.network), config.preprocessing)
         segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,8 +98,14 @@ class Trainer:
         self.segmenter = segmenter
         self.average = copy.deepcopy(segmenter) if recipe.ema else segmenter
         self.engine = PyTorchEngine(self.average, hardware)
-        self.sampler = Sampler(training, recipe.batch_size, recipe.crop, recipe.steps_per_epoch,
-                               config.preprocessing.size, recipe.seed)
+        self.sampler = Sampler(
+            training,
+            recipe.batch_size,
+            recipe.crop,
+            recipe.steps_per_epoch,
+            config.preprocessing.size,
+            recipe.seed,
+        )
         self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
         self.loss = LOSSES[recipe.loss]
         self.saved_at = time.monotonic()
@@ -140,23 +155,35 @@ class Trainer:
         if self.position.micro_batch == 1:
             raise TrainingError(
                 "out of memory with one example at a time. Use a smaller --crop or --size, smaller "
-                f"--widths, or --device cpu; the best model so far is in {self.run}")
+                f"--widths, or --device cpu; the best model so far is in {self.run}"
+            )
         self.position.micro_batch = -(-self.position.micro_batch // 2)
-        warn(f"Out of memory: going on with {self.position.micro_batch} example(s) at a time, "
-             f"accumulated to batches of {self.config.training.batch_size}; batch normalisation "
-             "sees the smaller ones.")
+        warn(
+            f"Out of memory: going on with {self.position.micro_batch} example(s) at a time, "
+            f"accumulated to batches of {self.config.training.batch_size}; batch normalisation "
+            "sees the smaller ones."
+        )
 
     def _update_average(self, decay: float) -> None:
         """Exponential moving average of weights and batch statistics, quicker at the start."""
         done = self.position.epoch * self.sampler.steps + self.position.step
         weight = 1 - min(decay, (1 + done) / (10 + done))
         with torch.no_grad():
-            for mine, theirs in zip(self.average.state_dict().values(),
-                                    self.segmenter.state_dict().values(), strict=True):
+            for mine, theirs in zip(
+                self.average.state_dict().values(),
+                self.segmenter.state_dict().values(),
+                strict=True,
+            ):
                 if mine.is_floating_point():
                     mine.lerp_(theirs, weight)
                 else:
                     mine.copy_(theirs)
+
+    @property
+    def rate(self) -> float:
+        """Training images a second in this epoch."""
+        done = self.position.step * self.config.training.batch_size
+        return done / max(self.position.seconds, 1e-9)
 
     def learning_rate(self) -> float:
         """Warm-up, then constant or cosine; a straight line to zero once cooling began."""
@@ -169,18 +196,21 @@ class Trainer:
         return recipe.learning_rate * top * (end - now) / (end - began)
 
     def _not_finite(self, batch: Batch, loss: float) -> None:
-        best = (f"the best model so far (epoch {self.position.best_epoch}) is in {self.run}"
-                if self.position.best_epoch else "no model was kept yet")
+        best = (
+            f"the best model so far (epoch {self.position.best_epoch}) is in {self.run}"
+            if self.position.best_epoch
+            else "no model was kept yet"
+        )
         raise TrainingError(
             f"the loss became {loss} at epoch {self.position.epoch + 1}, step "
             f"{self.position.step + 1}, on: {', '.join(batch.names)}. Look at these files; if they "
-            f"are sound, use a smaller --learning-rate or --precision 32; {best}")
+            f"are sound, use a smaller --learning-rate or --precision 32; {best}"
+        )
 
     # Validation and what is kept
 
     def validate(self, stop: StopRequest) -> tuple[float, float] | None:
         """Mean Dice per image and mean squared error over whole images; None when stopped."""
-        labels, threshold = self.validation.labels, 0.5
         scores, errors = [], []
         for index in range(len(self.validation)):
             if stop.requested:
@@ -188,9 +218,8 @@ class Trainer:
             image, truth = self.validation.read(index)
             foreground = stitch(image, self.engine.probabilities)[0]  # (H, W)
             target = truth > 0
-            scores.append(count(target, foreground >= threshold).dice)
+            scores.append(count(target, foreground >= 0.5).dice)
             errors.append(float(np.square(foreground - target).mean()))
-        assert labels.values  # two classes; several come with softmax outputs
         return float(np.mean(scores)), float(np.mean(errors))
 
     def keep_if_best(self, dice: float, error: float) -> bool:
@@ -201,7 +230,8 @@ class Trainer:
         position.best, position.best_loss = dice, error
         position.best_epoch = position.epoch + 1
         card = ModelCard(
-            network=self.config.network, preprocessing=self.config.preprocessing,
+            network=self.config.network,
+            preprocessing=self.config.preprocessing,
             labels=self.training.labels,
             provenance={
                 "training": self.config.training.model_dump(mode="json"),
@@ -210,7 +240,8 @@ class Trainer:
                 "validation_images": len(self.validation),
                 "epoch": position.best_epoch,
                 "validation_dice": dice,
-            })
+            },
+        )
         save_model(self.run / "model.safetensors", self.average, card)
         return True
 
@@ -222,8 +253,10 @@ class Trainer:
         stuck = recipe.patience and done - position.best_epoch >= recipe.patience
         if stuck and position.cooling is None and done + length < position.epochs:
             position.cooling, position.epochs = done, done + length
-            say(f"No better mask for {recipe.patience} epochs: annealing now, ending after epoch "
-                f"{position.epochs}.")
+            say(
+                f"No better mask for {recipe.patience} epochs: annealing now, ending after epoch "
+                f"{position.epochs}."
+            )
 
     def save(self) -> None:
         """Write the state of the run."""
@@ -232,9 +265,12 @@ class Trainer:
         if self.config.training.ema:
             tensors |= flatten("average", self.average.state_dict())
         tensors |= flatten("optimizer", optimizer_tensors(self.optimizer.optimizer))
-        meta = {"number": self.position.saves, "position": asdict(self.position),
-                "config": config_digest(self.config),
-                "data": data_digest(self.training, self.validation)}
+        meta = {
+            "number": self.position.saves,
+            "position": asdict(self.position),
+            "config": config_digest(self.config),
+            "data": data_digest(self.training, self.validation),
+        }
         save_state(self.run / "state", tensors, meta)
         self.saved_at = time.monotonic()
 
@@ -248,19 +284,25 @@ class Trainer:
         tensors, meta, skipped = load_state(self.run / "state")
         for words in skipped:
             warn(words)
-        now = {"config": config_digest(self.config),
-               "data": data_digest(self.training, self.validation)}
-        for name, fix in (("config", "undo the change to config.toml"),
-                          ("data", "restore the files of split.json as they were")):
+        now = {
+            "config": config_digest(self.config),
+            "data": data_digest(self.training, self.validation),
+        }
+        for name, fix in (
+            ("config", "undo the change to config.toml"),
+            ("data", "restore the files of split.json as they were"),
+        ):
             if meta[name] != now[name]:
-                raise ConfigError(f"{self.run}: the {name} changed since this run was stopped, so it "
-                                  f"cannot be continued exactly; {fix}, or start a new run")
+                raise ConfigError(
+                    f"{self.run}: the {name} changed since this run was stopped, so it "
+                    f"cannot be continued exactly; {fix}, or start a new run"
+                )
         self.segmenter.load_state_dict(unflatten("model", tensors))
         if self.config.training.ema:
             self.average.load_state_dict(unflatten("average", tensors))
         restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
         self.position = Position(**meta["position"])
-        _trim_log(self.run / "log.jsonl", self.position.epoch)
+        trim_log(self.run / LOG, self.position.epoch)
 
 
 def fit(trainer: Trainer, *, workers: int = 2) -> None:
@@ -278,17 +320,22 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
         StorageError: the disk is full; the last state is whole.
     """
     position, steps = trainer.position, trainer.sampler.steps
-    log = _Log(trainer)
-    with StopRequest() as stop, bar("Training", position.epochs * steps,
-                                    start=position.epoch * steps + position.step) as advance:
+    log = RunLog(trainer.run, classic=trainer.config.training.recipe == "classic")
+    with (
+        StopRequest() as stop,
+        bar(
+            "Training", position.epochs * steps, start=position.epoch * steps + position.step
+        ) as advance,
+    ):
         while position.epoch < position.epochs:
             began = time.monotonic() - position.seconds
-            for batch in trainer.sampler.batches(position.epoch, start=position.step,
-                                                 workers=workers):
+            for batch in trainer.sampler.batches(
+                position.epoch, start=position.step, workers=workers
+            ):
                 position.loss += trainer.step(batch)
                 position.step += 1
                 position.seconds = time.monotonic() - began
-                advance(log.words())
+                advance(_words(trainer))
                 if stop.requested:
                     _interrupt(trainer, stop)
                 if time.monotonic() - trainer.saved_at > SAVE_EVERY:
@@ -302,7 +349,7 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
                     better = trainer.keep_if_best(*scores)
                     trainer.cool_if_stuck()
             position.seconds = time.monotonic() - began
-            log.epoch(scores, better)
+            log.epoch(_record(trainer, scores, better))
             position.epoch, position.step = position.epoch + 1, 0
             position.loss = position.seconds = 0.0
             trainer.save()
@@ -344,8 +391,11 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
 
 def config_digest(config: Config) -> str:
     """SHA-256 of what decides the weights: the same data may be named by another path."""
-    return sha256(json.dumps(config.model_dump(mode="json", exclude={"reasons", "data"}),
-                             sort_keys=True).encode())
+    return sha256(
+        json.dumps(
+            config.model_dump(mode="json", exclude={"reasons", "data"}), sort_keys=True
+        ).encode()
+    )
 
 
 def data_digest(training: Dataset, validation: Dataset) -> str:
@@ -354,54 +404,29 @@ def data_digest(training: Dataset, validation: Dataset) -> str:
     return sha256(f"{training.digest()} {validation.digest()} {labels}".encode())
 
 
-class _Log:
-    """log.jsonl, TensorBoard if installed, and a line an epoch where there is no terminal."""
+def _record(trainer: Trainer, scores: tuple[float, float] | None, better: bool) -> dict[str, Any]:
+    """The line of log.jsonl for the epoch that has just ended."""
+    position = trainer.position
+    record: dict[str, Any] = {
+        "epoch": position.epoch + 1,
+        "epochs": position.epochs,
+        "step": (position.epoch + 1) * trainer.sampler.steps,
+        "loss": position.loss / position.step,
+    }
+    if scores is not None:
+        record |= {"validation_dice": scores[0], "validation_loss": scores[1], "best": better}
+    return record | {
+        "learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
+        "images_per_second": round(trainer.rate, 2),
+        "seconds": round(position.seconds, 2),
+    }
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.board = _tensorboard(trainer.run)
 
-    def words(self) -> str:
-        position = self.trainer.position
-        best = f"  Dice {position.best:.3f}" if position.best >= 0 else ""
-        return f"loss {position.loss / position.step:.4f}{best}  {self._rate():.1f} images/s"
-
-    def epoch(self, scores: tuple[float, float] | None, better: bool) -> None:
-        """Record the epoch that has just ended."""
-        trainer, position = self.trainer, self.trainer.position
-        record: dict[str, Any] = {
-            "epoch": position.epoch + 1, "epochs": position.epochs,
-            "step": (position.epoch + 1) * trainer.sampler.steps,
-            "loss": position.loss / position.step,
-        }
-        if scores is not None:
-            record |= {"validation_dice": scores[0], "validation_loss": scores[1], "best": better}
-        record |= {"learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
-                   "images_per_second": round(self._rate(), 2),
-                   "seconds": round(position.seconds, 2)}
-        append_line(trainer.run / "log.jsonl", json.dumps(record))
-        if self.board is not None:
-            for name in ("loss", "validation_dice", "validation_loss", "learning_rate"):
-                if name in record:
-                    self.board.add_scalar(name, record[name], position.epoch + 1)
-            self.board.flush()
-        if not is_terminal():
-            say(self._line(record))
-
-    def _rate(self) -> float:
-        position = self.trainer.position
-        done = position.step * self.trainer.config.training.batch_size
-        return done / max(position.seconds, 1e-9)
-
-    def _line(self, record: dict[str, Any]) -> str:
-        epoch = f"{record['epoch']}/{record['epochs']}"
-        if self.trainer.config.training.recipe == "classic":  # R1's own words, batch 0 and all
-            return f"Lote 0, Epoch {epoch}, Loss {record['loss']:.4f}"
-        dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
-        mark = " (best)" if record.get("best") else ""
-        left = clock((record["epochs"] - record["epoch"]) * record["seconds"])
-        return (f"Epoch {epoch}  loss {record['loss']:.4f}{dice}{mark}  "
-                f"{record['images_per_second']:.1f} images/s  {left} left")
+def _words(trainer: Trainer) -> str:
+    """What stands beside the progress bar."""
+    position = trainer.position
+    best = f"  Dice {position.best:.3f}" if position.best >= 0 else ""
+    return f"loss {position.loss / position.step:.4f}{best}  {trainer.rate:.1f} images/s"
 
 
 def _validates(position: Position, recipe: TrainingConfig) -> bool:
@@ -413,7 +438,9 @@ def _interrupt(trainer: Trainer, stop: StopRequest) -> None:
     trainer.save()
     raise Interrupted(
         f"Stopped at epoch {trainer.position.epoch + 1}; everything is saved. Go on with:\n"
-        f"  contorno train --resume {trainer.run}", exit_code=128 + stop.signal)
+        f"  contorno train --resume {trainer.run}",
+        exit_code=128 + stop.signal,
+    )
 
 
 def _schedule(recipe: TrainingConfig, now: int, total: int) -> float:
@@ -428,9 +455,12 @@ def _schedule(recipe: TrainingConfig, now: int, total: int) -> float:
 
 def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[recipe.optimizer](module.parameters(), lr=recipe.learning_rate,
-                                   weight_decay=recipe.weight_decay, fused=True)
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    return kinds[recipe.optimizer](
+        module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
 
 
 def _gradient_norm(module: nn.Module, clip: float) -> float:
@@ -441,25 +471,3 @@ def _gradient_norm(module: nn.Module, clip: float) -> float:
 
 def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _trim_log(path: Path, epochs: int) -> None:
-    """Drop lines of epochs that will be done again, and a line cut short by a kill."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["epoch"] <= epochs:
-                kept.append(line + "\n")
-        except ValueError:
-            continue
-    write_text(path, "".join(kept))
-
-
-def _tensorboard(run: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(run / "tensorboard"))

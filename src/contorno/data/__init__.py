@@ -1,0 +1,1 @@
+"""Pairs of images and masks: found, read, understood, drawn for training."""

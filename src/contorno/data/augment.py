@@ -52,7 +52,7 @@ def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tens
     """Rotation by any angle and scaling in one resampling; corners are mirrored in."""
     chosen = np.flatnonzero(rng.random(len(images)) < _WARPED)
     angles = rng.uniform(-np.pi, np.pi, len(chosen))
-    scales = np.exp(rng.uniform(*np.log(_SCALE), len(chosen)))
+    scales = np.exp(rng.uniform(np.log(_SCALE[0]), np.log(_SCALE[1]), len(chosen)))
     if not len(chosen):
         return images, masks
     cos, sin = np.cos(angles) / scales, np.sin(angles) / scales
@@ -62,10 +62,12 @@ def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tens
     matrix = torch.from_numpy(theta).to(images.device, torch.float32)
     grid = F.affine_grid(matrix, [len(chosen), 1, *images.shape[-2:]], align_corners=False)
     images, masks = images.clone(), masks.clone()
-    images[where] = F.grid_sample(images[where], grid, mode="bilinear",
-                                  padding_mode="reflection", align_corners=False)
-    masks[where] = F.grid_sample(masks[where], grid, mode="nearest",
-                                 padding_mode="reflection", align_corners=False)
+    images[where] = F.grid_sample(
+        images[where], grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    masks[where] = F.grid_sample(
+        masks[where], grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
     return images, masks
 
 

@@ -5,7 +5,7 @@ No state exists that a resumed run would have to restore, and the number of work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ _CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isens
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, C, h, w) in file units, masks (N, 1, h, w) float 0..1, and where they come from."""
+    """Images (N, C, h, w) in file units, masks (N, 1, h, w) float 0..1, and their names."""
 
     images: Tensor
     masks: Tensor
@@ -75,11 +75,14 @@ class Sampler:
 
     def _batch(self, epoch: int, step: int) -> Batch:
         chosen = self._chosen(epoch, step)
-        examples = [self._example(index, self.rng(epoch, step, place))
-                    for place, index in enumerate(chosen)]
-        return Batch(torch.stack([image for image, _ in examples]),
-                     torch.stack([mask for _, mask in examples]),
-                     tuple(self.dataset.names[index] for index in chosen))
+        examples = [
+            self._example(index, self.rng(epoch, step, place)) for place, index in enumerate(chosen)
+        ]
+        return Batch(
+            torch.stack([image for image, _ in examples]),
+            torch.stack([mask for _, mask in examples]),
+            tuple(self.dataset.names[index] for index in chosen),
+        )
 
     def _example(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         image, mask = self.dataset.read(index)
@@ -129,7 +132,7 @@ def _for_torch(image: Array) -> Array:
     return np.require(image, requirements=("C", "W"))
 
 
-def _ahead(tasks: list[Callable[[], Any]], workers: int) -> Iterator[Any]:
+def _ahead(tasks: Sequence[Callable[[], Batch]], workers: int) -> Iterator[Batch]:
     """Results in order, `workers` of them being prepared meanwhile; in line when 0."""
     if workers < 1:
         yield from (task() for task in tasks)

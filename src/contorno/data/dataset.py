@@ -93,8 +93,14 @@ class Dataset:
         where = {name: index for index, name in enumerate(self.names)}
         chosen = [where[name] for name in names]
         cache = {new: self._cache[old] for new, old in enumerate(chosen) if old in self._cache}
-        return Dataset([self.pairs[i] for i in chosen], [self.facts[i] for i in chosen],
-                       self.labels, self.channels, self.dtype, cache)
+        return Dataset(
+            [self.pairs[i] for i in chosen],
+            [self.facts[i] for i in chosen],
+            self.labels,
+            self.channels,
+            self.dtype,
+            cache,
+        )
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel over all pixels, in file units."""
@@ -125,9 +131,15 @@ class Dataset:
 
 
 def load(
-    pairs: Sequence[Pair], *, workers: int, foreground: str = "bright",
-    labels: Labels | None = None, channels: int | None = None, dtype: str | None = None,
-    cache_limit: int = 0, advance: Callable[[], None] = lambda: None,
+    pairs: Sequence[Pair],
+    *,
+    workers: int,
+    foreground: str = "bright",
+    labels: Labels | None = None,
+    channels: int | None = None,
+    dtype: str | None = None,
+    cache_limit: int = 0,
+    advance: Callable[[], None] = lambda: None,
 ) -> tuple[Dataset, list[Problem]]:
     """Decode every pair once, find what is wrong, decide what the masks mean.
 
@@ -166,8 +178,9 @@ def load(
         raise InputError("no usable pair of image and mask", problems)
     labels = _decide([facts for _, facts in good], foreground, labels)
     channels = channels or _channels([facts for _, facts in good])
-    dataset = Dataset([pair for pair, _ in good], [facts for _, facts in good], labels, channels,
-                      good[0][1].dtype)
+    dataset = Dataset(
+        [pair for pair, _ in good], [facts for _, facts in good], labels, channels, good[0][1].dtype
+    )
     for index, (pair, _) in enumerate(good):
         if pair.name in kept:
             image, mask = kept.pop(pair.name)
@@ -175,9 +188,7 @@ def load(
     return dataset, problems
 
 
-def _in_order(
-    pairs: Sequence[Pair], workers: int
-) -> Any:
+def _in_order(pairs: Sequence[Pair], workers: int) -> Any:
     """Pairs with the result of decoding each, a bounded number ahead of the reader."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         ahead = 4 * max(workers, 1)
@@ -198,24 +209,38 @@ def _examine(pair: Pair) -> Problem | tuple[Facts, Array, Array]:
         return error.problem
     if image.shape[:2] != mask.values.shape:
         return Problem(
-            str(pair.mask), f"a mask of {_size(mask.values.shape)}",
+            str(pair.mask),
+            f"a mask of {_size(mask.values.shape)}",
             f"{_size(image.shape)}, the size of {pair.image.name}",
-            "export the mask at the image's size (scaling it here would invent outlines)")
+            "export the mask at the image's size (scaling it here would invent outlines)",
+        )
     if image.dtype == np.float32 and not np.isfinite(image).all():
-        return Problem(str(pair.image), "NaN or infinite values", "finite numbers",
-                       "replace them, for example with 0")
+        return Problem(
+            str(pair.image),
+            "NaN or infinite values",
+            "finite numbers",
+            "replace them, for example with 0",
+        )
     return _facts(image, mask), image, mask.values
 
 
 def _facts(image: Array, mask: RawMask) -> Facts:
     flat = image.reshape(-1, image.shape[2])
     sums = tuple(float(flat[:, c].sum(dtype=np.float64)) for c in range(flat.shape[1]))
-    squares = tuple(float(np.square(flat[:, c], dtype=np.float64).sum())
-                    for c in range(flat.shape[1]))
+    squares = tuple(
+        float(np.square(flat[:, c], dtype=np.float64).sum()) for c in range(flat.shape[1])
+    )
     digest = hashlib.sha256(image.tobytes() + mask.values.tobytes()).digest()
     height, width, channels = image.shape
-    return Facts((height, width, channels), str(image.dtype), (sums, squares), count_values(mask),
-                 mask.kind, mask.palette, digest)
+    return Facts(
+        (height, width, channels),
+        str(image.dtype),
+        (sums, squares),
+        count_values(mask),
+        mask.kind,
+        mask.palette,
+        digest,
+    )
 
 
 def _usable(image: Array) -> Array:
@@ -224,7 +249,9 @@ def _usable(image: Array) -> Array:
 
 
 def _uniform(
-    good: list[tuple[Pair, Facts]], problems: list[Problem], channels: int | None,
+    good: list[tuple[Pair, Facts]],
+    problems: list[Problem],
+    channels: int | None,
     dtype: str | None,
 ) -> list[tuple[Pair, Facts]]:
     """Keep the pairs of one image type, of channels that fit and of one mask kind."""
@@ -237,15 +264,32 @@ def _uniform(
     kept = []
     for pair, facts in good:
         if facts.dtype != dtype:
-            problems.append(Problem(str(pair.image), f"an image of type {facts.dtype}",
-                                    f"{dtype}, {whose}", f"convert it to {dtype}"))
+            problems.append(
+                Problem(
+                    str(pair.image),
+                    f"an image of type {facts.dtype}",
+                    f"{dtype}, {whose}",
+                    f"convert it to {dtype}",
+                )
+            )
         elif facts.shape[2] not in (channels, 1 if channels == 3 else channels):
-            problems.append(Problem(
-                str(pair.image), f"an image of {facts.shape[2]} channel(s)",
-                f"{channels}, {whose}", f"convert it to {channels} channel(s)"))
+            problems.append(
+                Problem(
+                    str(pair.image),
+                    f"an image of {facts.shape[2]} channel(s)",
+                    f"{channels}, {whose}",
+                    f"convert it to {channels} channel(s)",
+                )
+            )
         elif facts.kind != kind and len(facts.counts) > 1:
-            problems.append(Problem(str(pair.mask), f"a {facts.kind} mask",
-                                    f"a {kind} mask, as most of the others", "save it like those"))
+            problems.append(
+                Problem(
+                    str(pair.mask),
+                    f"a {facts.kind} mask",
+                    f"a {kind} mask, as most of the others",
+                    "save it like those",
+                )
+            )
         else:
             kept.append((pair, facts))
     return kept
@@ -267,8 +311,9 @@ def _decide(facts: Sequence[Facts], foreground: str, labels: Labels | None) -> L
         foreground = "bright" if labels.values[1] > labels.values[0] else "dark"
     kind = Counter(f.kind for f in facts if len(f.counts) > 1).most_common(1)
     palette = next((f.palette for f in facts if f.palette), ())
-    return decide(counts, foreground=foreground, kind=kind[0][0] if kind else "grey",
-                  palette=palette)
+    return decide(
+        counts, foreground=foreground, kind=kind[0][0] if kind else "grey", palette=palette
+    )
 
 
 def _size(shape: Sequence[int]) -> str:

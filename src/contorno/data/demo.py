@@ -12,7 +12,6 @@ Pairing the files and reading them as training data is left to the rest of `cont
 
 from __future__ import annotations
 
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from scipy import ndimage
 
 from contorno.errors import InputError, Problem
 from contorno.files import write_bytes
+from contorno.images import ImageError, encode_png, read_image
 
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
@@ -482,7 +482,7 @@ class _Pair:
         for path, pixels in zip(self.paths, draw(self.index, seed=seed, size=size), strict=True):
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_bytes(path, _png(pixels))
+                write_bytes(path, encode_png(Image.fromarray(pixels)))
 
     def differing(self, seed: int, size: int) -> list[Path]:
         """Files that exist and do not hold this picture."""
@@ -494,21 +494,14 @@ class _Pair:
         return [path for path, there, pixels in triples if there and not _holds(path, pixels)]
 
 
-def _png(pixels: Bytes) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()
-
-
 def _holds(path: Path, pixels: Bytes) -> bool:
     """Compare pixels, not bytes: another version of Pillow may compress them otherwise."""
     try:
-        if not path.read_bytes().endswith(PNG_END):
-            return False  # Pillow decodes a file that lacks only its last bytes
-        with Image.open(path) as image:
-            return np.array_equal(np.asarray(image), pixels)
-    except OSError:  # not a picture, or cut short
+        stored = read_image(path)
+    except ImageError:  # not a picture, or damaged
         return False
+    whole = path.read_bytes().endswith(PNG_END)  # readers forgive a few missing bytes
+    return whole and np.array_equal(stored, pixels.reshape(*pixels.shape[:2], -1))
 
 
 def _check_folder(root: Path, pairs: list[_Pair], seed: int, size: int) -> None:

@@ -51,9 +51,9 @@ class Labels(BaseModel):
     def classes(self, values: Array) -> Array:
         """Mask values (H, W) to class indices (H, W) uint8."""
         if self.threshold is not None:
-            return ((values >= self.threshold) == self.bright).astype(np.uint8)
+            return np.asarray((values >= self.threshold) == self.bright, np.uint8)
         if self.foreground == ():
-            return (values != self.values[0]).astype(np.uint8)
+            return np.asarray(values != self.values[0], np.uint8)
         return np.isin(values, self.foreground).astype(np.uint8)
 
     def written(self, classes: Array) -> Array:
@@ -74,14 +74,15 @@ class Labels(BaseModel):
 
 
 def classify(probabilities: Array, threshold: float) -> Array:
-    """Probabilities (K, H, W) to class indices (H, W) uint8: threshold for K = 1, else the largest."""
+    """Probabilities (K, H, W) to class indices (H, W) uint8: threshold if K = 1, else largest."""
     if len(probabilities) == 1:
-        return (probabilities[0] >= threshold).astype(np.uint8)
-    return probabilities.argmax(axis=0).astype(np.uint8)
+        return np.asarray(probabilities[0] >= threshold, np.uint8)
+    return np.asarray(probabilities.argmax(axis=0), np.uint8)
 
 
-def write_prediction(path: Path, classes: Array, labels: Labels, *,
-                     text: dict[str, str] | None = None) -> None:
+def write_prediction(
+    path: Path, classes: Array, labels: Labels, *, text: dict[str, str] | None = None
+) -> None:
     """Write class indices (H, W) as PNG in the values of the masks that the model learnt from."""
     write_mask(path, labels.written(classes), kind=labels.kind, palette=labels.palette, text=text)
 
@@ -99,7 +100,10 @@ def add_counts(total: dict[int, int], counts: Mapping[int, int]) -> None:
 
 
 def decide(
-    counts: Mapping[int, int], *, foreground: str = "bright", kind: str = "grey",
+    counts: Mapping[int, int],
+    *,
+    foreground: str = "bright",
+    kind: str = "grey",
     palette: tuple[int, ...] = (),
 ) -> Labels:
     """Decide from the values of all masks which are background and which foreground.
@@ -119,16 +123,23 @@ def decide(
     if len(counts) == 1:
         value = next(iter(counts))
         raise InputError(
-            f"all masks hold the single value {_word(value, kind)}: there is nothing to learn. Draw "
-            "the objects in the masks, or check that the right folder was given"
+            f"all masks hold the single value {_word(value, kind)}: there is nothing to learn. "
+            "Draw the objects in the masks, or check that the right folder was given"
         )
     low, high = min(counts), max(counts)
     bright = foreground == "bright"
     if len(counts) == 2:
         ground, front = (low, high) if bright else (high, low)
         note = _note(counts, {front}, ground, front, kind)
-        return Labels(values=(ground, front), threshold=(low + high) / 2 if kind == "grey" else None,
-                      bright=bright, foreground=(front,), kind=kind, palette=palette, note=note)
+        return Labels(
+            values=(ground, front),
+            threshold=(low + high) / 2 if kind == "grey" else None,
+            bright=bright,
+            foreground=(front,),
+            kind=kind,
+            palette=palette,
+            note=note,
+        )
     if kind != "grey":
         raise InputError(_several(counts, kind))
     return _grey(counts, bright=bright)
@@ -148,10 +159,17 @@ def _grey(counts: Mapping[int, int], *, bright: bool) -> Labels:
         raise InputError(_several(counts, "grey"))
     front = {v for v in counts if (v >= middle) == bright}
     ground_value, front_value = (low, high) if bright else (high, low)
-    note = (f"{len(counts)} grey values, cut at {middle:g} (anti-aliased or compressed masks); "
-            + _note(counts, front, ground_value, front_value, "grey"))
-    return Labels(values=(ground_value, front_value), threshold=middle, bright=bright,
-                  foreground=(front_value,), note=note)
+    note = (
+        f"{len(counts)} grey values, cut at {middle:g} (anti-aliased or compressed masks); "
+        + _note(counts, front, ground_value, front_value, "grey")
+    )
+    return Labels(
+        values=(ground_value, front_value),
+        threshold=middle,
+        bright=bright,
+        foreground=(front_value,),
+        note=note,
+    )
 
 
 def _stands_out(value: int, counts: Mapping[int, int]) -> bool:
@@ -168,29 +186,41 @@ def _chosen(
         front = {value for value in counts if value != 0}
     else:
         try:
-            front = {int(part.lstrip("#"), 16 if part.startswith("#") else 10)
-                     for part in foreground.replace(" ", "").split(",")}
+            front = {
+                int(part.lstrip("#"), 16 if part.startswith("#") else 10)
+                for part in foreground.replace(" ", "").split(",")
+            }
         except ValueError:
             raise ConfigError(
                 f"foreground {foreground!r} must be bright, dark, nonzero or values such as 255 or "
-                "1,2 (#ff0000 for a colour)") from None
+                "1,2 (#ff0000 for a colour)"
+            ) from None
     if not front & set(counts) or not set(counts) - front:
-        raise ConfigError(f"foreground {foreground!r} would leave one class only; the masks hold "
-                          f"{_shares(counts, kind)}")
+        raise ConfigError(
+            f"foreground {foreground!r} would leave one class only; the masks hold "
+            f"{_shares(counts, kind)}"
+        )
     others = {v: n for v, n in counts.items() if v not in front}
     ground_value = max(others, key=lambda v: others[v])
     front_value = max(front & set(counts), key=lambda v: counts[v])
     return Labels(
-        values=(ground_value, front_value), threshold=None,
-        foreground=() if foreground == "nonzero" else tuple(sorted(front)), kind=kind,
-        palette=palette, note=_note(counts, front, ground_value, front_value, kind) + " (as asked)")
+        values=(ground_value, front_value),
+        threshold=None,
+        foreground=() if foreground == "nonzero" else tuple(sorted(front)),
+        kind=kind,
+        palette=palette,
+        note=_note(counts, front, ground_value, front_value, kind) + " (as asked)",
+    )
 
 
-def _note(counts: Mapping[int, int], front: set[int], ground_value: int, front_value: int,
-          kind: str) -> str:
+def _note(
+    counts: Mapping[int, int], front: set[int], ground_value: int, front_value: int, kind: str
+) -> str:
     share = sum(counts.get(v, 0) for v in front) / sum(counts.values())
-    note = (f"{_word(front_value, kind)} is foreground ({_percent(share)} of the pixels), "
-            f"{_word(ground_value, kind)} is background")
+    note = (
+        f"{_word(front_value, kind)} is foreground ({_percent(share)} of the pixels), "
+        f"{_word(ground_value, kind)} is background"
+    )
     if share > 0.5:
         note += "; more than half is foreground: if that is the wrong way round, --foreground dark"
     return note
@@ -199,8 +229,8 @@ def _note(counts: Mapping[int, int], front: set[int], ground_value: int, front_v
 def _several(counts: Mapping[int, int], kind: str) -> str:
     return (
         f"the masks are not of two classes: they hold {_shares(counts, kind)}. Say which values "
-        "are foreground: --foreground 255 (or several, 1,2), or --foreground nonzero for everything "
-        "that is not 0 (numbered objects). Several classes at once are not supported yet"
+        "are foreground: --foreground 255 (or several, 1,2), or --foreground nonzero for "
+        "everything that is not 0 (numbered objects). Several classes at once are not supported yet"
     )
 
 

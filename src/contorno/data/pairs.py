@@ -16,8 +16,21 @@ import numpy as np
 from contorno.errors import InputError, Problem
 from contorno.images import EXTENSIONS
 
-SUFFIXES = ("_mask", "-mask", "_masks", "_gt", "-gt", "_label", "-label", "_labels", "_seg",
-            "_segmentation", "_groundtruth", "_GT", "_Mask")
+SUFFIXES = (
+    "_mask",
+    "-mask",
+    "_masks",
+    "_gt",
+    "-gt",
+    "_label",
+    "-label",
+    "_labels",
+    "_seg",
+    "_segmentation",
+    "_groundtruth",
+    "_GT",
+    "_Mask",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,10 @@ class Found:
 
 
 def find_pairs(
-    images: Path, masks: Path | None = None, *, suffix: str | None = None,
+    images: Path,
+    masks: Path | None = None,
+    *,
+    suffix: str | None = None,
     files: Path | None = None,
 ) -> Found:
     """Match images and masks by stem.
@@ -59,7 +75,8 @@ def find_pairs(
         if suffix is None:
             raise InputError(
                 f"{images}: one folder was given, but no stem ends in a suffix that marks masks "
-                f"({', '.join(SUFFIXES[:5])} ...). Give the folder of masks too, or --suffix")
+                f"({', '.join(SUFFIXES[:5])} ...). Give the folder of masks too, or --suffix"
+            )
         mask_files = {s: p for s, p in image_files.items() if s.endswith(suffix)}
         image_files = {s: p for s, p in image_files.items() if not s.endswith(suffix)}
         mask_place = images
@@ -76,18 +93,23 @@ def find_pairs(
         if stem + suffix in mask_files:
             pairs.append(Pair(stem, image_files[stem], mask_files[stem + suffix]))
         else:
-            problems.append(Problem(
-                str(image_files[stem]), "an image without mask",
-                f"{mask_place / (stem + suffix)}.png (or another image format)",
-                "add the mask, or take the image away"))
+            problems.append(
+                Problem(
+                    str(image_files[stem]),
+                    "an image without mask",
+                    f"{mask_place / (stem + suffix)}.png (or another image format)",
+                    "add the mask, or take the image away",
+                )
+            )
     if files is None:
         problems += _lonely_masks(image_files, mask_files, suffix)
     rule = f"masks are matched by stem + {suffix!r}" if suffix else "masks are matched by stem"
     return Found(tuple(pairs), tuple(problems), rule)
 
 
-def find_images(inputs: Iterable[str | Path], *, files: Path | None = None
-                ) -> tuple[list[Path], list[Problem]]:
+def find_images(
+    inputs: Iterable[str | Path], *, files: Path | None = None
+) -> tuple[list[Path], list[Problem]]:
     """Image files named by paths, folders and globs, in order, each once; problems apart."""
     found: list[Path] = []
     problems: list[Problem] = []
@@ -102,8 +124,14 @@ def find_images(inputs: Iterable[str | Path], *, files: Path | None = None
         elif matches := _glob(path):
             found += matches
         else:
-            problems.append(Problem(str(entry), "no such file, folder or pattern",
-                                    "an image, a folder of images or a glob", "check the path"))
+            problems.append(
+                Problem(
+                    str(entry),
+                    "no such file, folder or pattern",
+                    "an image, a folder of images or a glob",
+                    "check the path",
+                )
+            )
     unique = list(dict.fromkeys(found))
     if files is not None:
         stems = {_stem(path): path for path in unique}
@@ -136,7 +164,8 @@ def split(
     if not training or not validation:
         raise InputError(
             f"{len(names)} usable pair(s) give {len(training)} for training and {len(validation)} "
-            "for validation; each needs at least one")
+            "for validation; each needs at least one"
+        )
     return training, sorted(validation)
 
 
@@ -177,15 +206,21 @@ def _by_stem(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
         hint = f"; it has sub-folders: {', '.join(inner[:5])}" if inner else ""
         raise InputError(f"{folder}: no image in this folder ({', '.join(EXTENSIONS)}){hint}")
     problems = [
-        Problem(str(paths[1]), f"the same stem as {paths[0].name}", "one file for each stem",
-                "rename or remove one of them")
-        for paths in stems.values() if len(paths) > 1
+        Problem(
+            str(paths[1]),
+            f"the same stem as {paths[0].name}",
+            "one file for each stem",
+            "rename or remove one of them",
+        )
+        for paths in stems.values()
+        if len(paths) > 1
     ]
     return {stem: paths[0] for stem, paths in stems.items() if len(paths) == 1}, problems
 
 
 def _guess_suffix(images: dict[str, Path], masks: dict[str, Path]) -> str | None:
     """The suffix that pairs most masks with an image, None when none pairs any."""
+
     def pairs(suffix: str) -> int:
         return sum(s.endswith(suffix) and s.removesuffix(suffix) in images for s in masks)
 
@@ -196,18 +231,26 @@ def _guess_suffix(images: dict[str, Path], masks: dict[str, Path]) -> str | None
 def _wanted(files: Path, have: dict[str, Path], problems: list[Problem]) -> set[str]:
     stems = read_list(files)
     problems += [
-        Problem(stem, f"named in {files}, but there is no such image", "the stem of an image",
-                "correct the list")
-        for stem in stems if stem not in have
+        Problem(
+            stem,
+            f"named in {files}, but there is no such image",
+            "the stem of an image",
+            "correct the list",
+        )
+        for stem in stems
+        if stem not in have
     ]
     return set(stems) & set(have)
 
 
 def _lonely_masks(images: dict[str, Path], masks: dict[str, Path], suffix: str) -> list[Problem]:
     return [
-        Problem(str(path), "a mask without image",
-                f"an image with the stem {stem.removesuffix(suffix)!r}",
-                "add the image, or take the mask away")
+        Problem(
+            str(path),
+            "a mask without image",
+            f"an image with the stem {stem.removesuffix(suffix)!r}",
+            "add the image, or take the mask away",
+        )
         for stem, path in masks.items()
         if not stem.endswith(suffix) or stem.removesuffix(suffix) not in images
     ]

@@ -1,4 +1,4 @@
-"""Engines run a model fast. All have one interface, so evaluate, predict and tune see no backend."""
+"""Engines run a model fast. All have one interface, so nobody above sees a backend."""
 
 from typing import Any, Protocol
 

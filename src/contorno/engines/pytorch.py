@@ -25,8 +25,7 @@ class PyTorchEngine:
     def __init__(self, segmenter: nn.Module, hardware: Hardware) -> None:
         self.name = f"PyTorch on {hardware.reason}"
         self._hardware = hardware
-        self._segmenter = segmenter.to(hardware.accelerator).to(
-            memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._segmenter = segmenter.to(hardware.accelerator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def probabilities(self, batch: Array) -> Array:
         """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
@@ -35,8 +34,9 @@ class PyTorchEngine:
         images = torch.from_numpy(own).permute(0, 3, 1, 2)  # channels_last without a copy
         device = self._hardware.accelerator
         self._segmenter.eval()
-        with torch.inference_mode(), torch.autocast(
-            device, torch.bfloat16, enabled=self._hardware.bf16
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, torch.bfloat16, enabled=self._hardware.bf16),
         ):
             result: Array = self._segmenter(images.to(device)).float().cpu().numpy()
         return result

@@ -150,8 +150,9 @@ def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
         if own[key].shape != tensors[key].shape:
             problems.append(f"{key} is {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}")
     if problems:
-        raise ModelFileError(f"{path}: does not fit the layout it resembles: " +
-                             "; ".join(problems[:10]))
+        raise ModelFileError(
+            f"{path}: does not fit the layout it resembles: " + "; ".join(problems[:10])
+        )
     network.load_state_dict(tensors)
 
 

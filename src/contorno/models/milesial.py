@@ -82,8 +82,11 @@ def _double(in_channels: int, out_channels: int, mid: int | None = None) -> nn.M
     mid = mid or out_channels
     layers: list[nn.Module] = []
     for before, after in ((in_channels, mid), (mid, out_channels)):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after),
-                   nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
     return _Named("double_conv", nn.Sequential(*layers))
 
 

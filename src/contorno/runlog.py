@@ -1,0 +1,75 @@
+"""What a run tells while it trains: log.jsonl, TensorBoard if installed, printed lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from contorno.files import append_line, write_text
+from contorno.progress import clock, is_terminal, say
+
+LOG = "log.jsonl"
+_SCALARS = ("loss", "validation_dice", "validation_loss", "learning_rate")
+
+
+class RunLog:
+    """Records epochs.
+
+    Args:
+        run: run folder.
+        classic: print R1's own line rather than ours.
+    """
+
+    def __init__(self, run: Path, *, classic: bool) -> None:
+        self._path = run / LOG
+        self._classic = classic
+        self._board = _tensorboard(run)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Append the record of one epoch, and print it where no progress bar does."""
+        append_line(self._path, json.dumps(record))
+        if self._board is not None:
+            for name in _SCALARS:
+                if name in record:
+                    self._board.add_scalar(name, record[name], record["epoch"])
+            self._board.flush()
+        if not is_terminal():
+            say(_classic_line(record) if self._classic else _line(record))
+
+
+def trim_log(path: Path, epochs: int) -> None:
+    """Drop the lines of epochs that will be done again, and a line cut short by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["epoch"] <= epochs:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    write_text(path, "".join(kept))
+
+
+def _classic_line(record: dict[str, Any]) -> str:
+    """R1's own words (Lote is Spanish for batch; it prints the first of each epoch)."""
+    return f"Lote 0, Epoch {record['epoch']}/{record['epochs']}, Loss {record['loss']:.4f}"
+
+
+def _line(record: dict[str, Any]) -> str:
+    dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
+    mark = " (best)" if record.get("best") else ""
+    left = clock((record["epochs"] - record["epoch"]) * record["seconds"])
+    return (
+        f"Epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}{dice}{mark}  "
+        f"{record['images_per_second']:.1f} images/s  {left} left"
+    )
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(run / "tensorboard"))
