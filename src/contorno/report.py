@@ -195,7 +195,7 @@ def _case(image: Mapping[str, Any], folder: Path, labels: Mapping[str, Any]) -> 
     for layer in ("truth", "prediction"):
         # "truth" is the mask as it was understood, 0 or 255; without it the mask itself must do.
         path = image.get(layer) or image["mask"]
-        value = 254 if path == image.get("truth") else labels["foreground"]
+        value = 255 if path == image.get("truth") else labels["foreground"]
         try:
             mask = read_mask(folder / path)  # (H, W)
         except ImageError as error:

@@ -1,0 +1,31 @@
+"""What many tests share: one thread for torch, a tiny data set, a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from contorno.data import demo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and sums come out the same on every machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with `train` (6 pairs) and `test` (3 pairs), each of `images` and `masks`, 64 x 64.
+
+    Shared by the whole session: read it, never write to it.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    demo.write(folder, train=6, test=3, size=64)
+    return folder
