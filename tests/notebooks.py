@@ -145,6 +145,7 @@ def milesial_weights(
             convolution(f"up{level}.up", (entering, entering // 2, 2, 2), bias=True)
             double(f"up{level}.conv", entering, leaving, leaving)
     convolution("outc.conv", (classes, width, 1, 1), bias=True)
+    weights["outc.conv.weight"] *= 4  # logits that tell pixels apart
     return weights
 
 
@@ -178,23 +179,19 @@ def milesial(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 
 def shaken(network: nn.Module, *, seed: int = 0) -> nn.Module:
-    """The network in eval mode as after training: strong signals, normalisations that matter."""
+    """The network in eval mode as after training: no dead signals, normalisations that matter."""
     random = torch.Generator().manual_seed(seed)
-
-    def around(middle: float, values: Tensor, spread: float) -> None:
-        values.data.copy_(middle + torch.randn(values.shape, generator=random).clamp(-2, 2) * spread)
-
-    for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-            taps = layer.kernel_size[0] * layer.kernel_size[1]
-            transposed = isinstance(layer, nn.ConvTranspose2d)
-            inputs = layer.in_channels * (1 if transposed else taps)
-            around(0, layer.weight, (2 / inputs) ** 0.5)
-            if layer.bias is not None:
-                around(0, layer.bias, 0.1)
-        if isinstance(layer, nn.BatchNorm2d):
-            around(1, layer.weight, 0.2)
-            around(0, layer.bias, 0.2)
-            around(0, layer.running_mean, 0.2)
-            around(1, layer.running_var, 0.2)
+    norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # plain mean over all batches
+        for values, middle in ((norm.weight, 1.0), (norm.bias, 0.3)):
+            values.data.copy_(middle + 0.4 * (torch.rand(values.shape, generator=random) - 0.5))
+    channels = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    network.train()
+    with torch.no_grad():
+        network(torch.rand((2, channels.in_channels, 48, 80), generator=random))
+        last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
+        last.weight *= 4  # values that tell pixels apart
+    for norm in norms:
+        norm.momentum = 0.1
     return network.eval()

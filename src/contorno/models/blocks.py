@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,18 @@ class DoubleConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(x)  # (N, C, H, W) -> (N, out_channels, H, W)
         return out
+
+
+def check_arguments(
+    in_channels: int, out_channels: int, widths: Sequence[int], *, up: str, activation: str | None
+) -> None:
+    """Raise ValueError for arguments that no network here can be built with."""
+    if up not in ("transposed", "bilinear"):
+        raise ValueError(f'up ({up!r}) must be "transposed" or "bilinear"')
+    if activation not in (None, "sigmoid", "softmax"):
+        raise ValueError(f'activation ({activation!r}) must be None, "sigmoid" or "softmax"')
+    if not widths or min(*widths, in_channels, out_channels) < 1:
+        raise ValueError(f"channels must be positive: {in_channels}, {widths}, {out_channels}")
 
 
 def fit(x: Tensor, height: int, width: int) -> Tensor:

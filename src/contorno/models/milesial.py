@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contorno.models.blocks import activate, fit
+from contorno.models.blocks import activate, check_arguments, fit
 
 
 class MilesialUNet(nn.Module):
@@ -26,6 +26,9 @@ class MilesialUNet(nn.Module):
         widths: channels of `inc`, `down1`, `down2` ... before the bilinear form halves the last.
         up: "transposed" or "bilinear".
         activation: None, "sigmoid" or "softmax"; the original ends without one.
+
+    Raises:
+        ValueError: an unknown `up` or `activation`, or widths that are not positive.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class MilesialUNet(nn.Module):
         activation: str | None = None,
     ) -> None:
         super().__init__()
+        check_arguments(in_channels, out_channels, widths, up=up, activation=activation)
         bilinear = up == "bilinear"
         self.levels = len(widths) - 1
         self.activation = activation
@@ -110,6 +114,6 @@ class _Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)
         down, right = skip.shape[-2] - x.shape[-2], skip.shape[-1] - x.shape[-1]
-        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
+        x = F.pad(x, (right - right // 2, right // 2, down // 2, down - down // 2))
         out: Tensor = self.conv(torch.cat([skip, x], dim=1))
         return out

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contorno.models.blocks import DoubleConv, activate, fit
+from contorno.models.blocks import DoubleConv, activate, check_arguments, fit
 
 
 class UNet(nn.Module):
@@ -38,12 +38,7 @@ class UNet(nn.Module):
         activation: str | None = None,
     ) -> None:
         super().__init__()
-        if up not in ("transposed", "bilinear"):
-            raise ValueError(f'up ({up!r}) must be "transposed" or "bilinear"')
-        if activation not in (None, "sigmoid", "softmax"):
-            raise ValueError(f'activation ({activation!r}) must be None, "sigmoid" or "softmax"')
-        if not widths or min(*widths, in_channels, out_channels) < 1:
-            raise ValueError(f"channels must be positive: {in_channels}, {widths}, {out_channels}")
+        check_arguments(in_channels, out_channels, widths, up=up, activation=activation)
         self.levels = len(widths) - 1
         self.bilinear = up == "bilinear"
         self.activation = activation
