@@ -31,7 +31,12 @@ def main() -> None:
     rows = {}
     for name, up in (("R1", "transposed"), ("R2", "bilinear")):
         rows[name] = train(options, up)
-        results = {"machine": machine(), "size": options.size, "widths": options.widths, "runs": rows}
+        results = {
+            "machine": machine(),
+            "size": options.size,
+            "widths": options.widths,
+            "runs": rows,
+        }
         RESULTS.joinpath("classic.json").write_text(json.dumps(results, indent=1))
     draw(rows, ROOT / "docs/images/classic.svg")
 
@@ -44,8 +49,9 @@ def train(options: argparse.Namespace, up: str) -> dict[str, object]:
     command += ["--recipe", "classic", "--up", up, "--size", options.size]
     command += ["--widths", options.widths, "--epochs", options.epochs, "--seed", "0"]
     began = time.time()
-    done = subprocess.run([sys.executable, "-m", *command], check=True, text=True,
-                          stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], check=True, text=True, stdout=subprocess.PIPE
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("Lote")]
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return {

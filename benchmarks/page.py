@@ -9,8 +9,14 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-FIGURES = {"dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Recall",
-           "boundary_f": "Boundary F", "hd95": "HD95, px"}
+FIGURES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "precision": "Precision",
+    "recall": "Recall",
+    "boundary_f": "Boundary F",
+    "hd95": "HD95, px",
+}
 
 
 def machine() -> str:
@@ -25,20 +31,26 @@ def machine() -> str:
     if info.exists():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].partition(":")[2].strip() if lines else name
-    return (f"{name}, {cores()} cores; {choose().reason}; Python {platform.python_version()}, "
-            f"PyTorch {torch.__version__}, contorno {__version__}")
+    return (
+        f"{name}, {cores()} cores; {choose().reason}; Python {platform.python_version()}, "
+        f"PyTorch {torch.__version__}, contorno {__version__}"
+    )
 
 
 def main() -> None:
-    parts = ["# Benchmarks\n\nEvery figure here is printed by a script in `benchmarks/` and stands "
-             "in `benchmarks/results/`; this page is made by `python benchmarks/page.py`. Machines "
-             "are noisy: seconds are of one run on a shared machine.\n"]
+    parts = [
+        "# Benchmarks\n\nEvery figure here is printed by a script in `benchmarks/` and stands "
+        "in `benchmarks/results/`; this page is made by `python benchmarks/page.py`. Machines "
+        "are noisy: seconds are of one run on a shared machine.\n"
+    ]
     for name, section in (("demo", demo), ("real_sets", real_sets), ("classic", classic)):
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())))
-    parts.append("## On a GPU\n\nNot measured: no GPU was at hand. The CUDA path is the same code "
-                 "with another device name.\n")
+    parts.append(
+        "## On a GPU\n\nNot measured: no GPU was at hand. The CUDA path is the same code "
+        "with another device name.\n"
+    )
     (ROOT / "docs/benchmarks.md").write_text("\n".join(parts))
 
 
@@ -60,9 +72,14 @@ def real_sets(results: dict[str, Any]) -> str:
     for name, row in results["sets"].items():
         figures = [interval(row["per_image"][key], "mean") for key in FIGURES]
         images = f"{row['train_images']}, {row['validation_images']}, {row['test_images']}"
-        rows.append(f"| {name} | {images} | {row['steps']} | " + " | ".join(figures)
-                    + f" | {interval(row['pooled']['dice'], 'value')} |")
-    times = ", ".join(f"{name} {row['training_seconds']} s" for name, row in results["sets"].items())
+        rows.append(
+            f"| {name} | {images} | {row['steps']} | "
+            + " | ".join(figures)
+            + f" | {interval(row['pooled']['dice'], 'value')} |"
+        )
+    times = ", ".join(
+        f"{name} {row['training_seconds']} s" for name, row in results["sets"].items()
+    )
     return f"""## Real sets, {results["time"]} of training each, recipe auto, no other option
 
 `python benchmarks/real_sets.py DATA --out RUNS --time {results["time"]}`, which runs for each set
@@ -81,11 +98,15 @@ Machine: {results["machine"]}. Time spent in epochs: {times}.
 
 
 def classic(results: dict[str, Any]) -> str:
-    rows = ["| notebook | seconds | first line | last line | lowest loss | best validation Dice |",
-            "|---|---|---|---|---|---|"]
+    rows = [
+        "| notebook | seconds | first line | last line | lowest loss | best validation Dice |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, run in results["runs"].items():
-        rows.append(f"| {name} | {run['seconds']} | `{run['first_line']}` | `{run['last_line']}` | "
-                    f"{min(run['loss']):.2e} | {max(run['validation_dice']):.4f} |")
+        rows.append(
+            f"| {name} | {run['seconds']} | `{run['first_line']}` | `{run['last_line']}` | "
+            f"{min(run['loss']):.2e} | {max(run['validation_dice']):.4f} |"
+        )
     return f"""## The reference notebooks, 100 epochs on the demo set
 
 `python benchmarks/classic.py --out RUNS --size {results["size"]} --widths {results["widths"]}`:
@@ -101,8 +122,11 @@ Machine: {results["machine"]}.
 
 def interval(figure: dict[str, Any], key: str) -> str:
     digits = 1 if (figure[key] or 0) > 2 else 3
-    return (f"{figure[key]:.{digits}f} ({figure['low']:.{digits}f} to "
-            f"{figure['high']:.{digits}f})") if figure[key] is not None else "-"
+    return (
+        (f"{figure[key]:.{digits}f} ({figure['low']:.{digits}f} to {figure['high']:.{digits}f})")
+        if figure[key] is not None
+        else "-"
+    )
 
 
 if __name__ == "__main__":

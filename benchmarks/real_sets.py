@@ -42,8 +42,7 @@ def measure(data: Path, run: Path, budget: str) -> dict[str, object]:
     began = time.time()
     contorno("train", *pairs, str(data / "split_train.txt"), "--out", str(run), "--time", budget)
     trained = time.time() - began
-    contorno("evaluate", str(run), *pairs, str(data / "split_test.txt"),
-             "--out", str(run / "test"))
+    contorno("evaluate", str(run), *pairs, str(data / "split_test.txt"), "--out", str(run / "test"))
     results = json.loads((run / "test/results.json").read_text())
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     split = json.loads((run / "split.json").read_text())

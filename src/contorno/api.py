@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from contorno.checkpoint import ModelCard
-from contorno.config import Config, DataConfig, build, parse_duration, read_config
+from contorno.config import DataConfig, build, parse_duration, read_config
 from contorno.data.dataset import Dataset
 from contorno.data.dataset import load as load_data
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair, find_images, find_pairs, read_list, split
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate as score_model
-from contorno.files import write_text
+from contorno.files import sweep, write_text
 from contorno.hardware import choose, cores, free_memory
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
@@ -104,29 +104,61 @@ def train(
     run = _new_run(out)
     say(f"Computing on: {hardware.reason}")
     whole, problems = _read_pairs(data, workers)
-    chosen = read_list(Path(data.validation_files)) if data.validation_files else None
+    chosen = _chosen(data.validation_files, whole.names, problems)
     parts = split(whole.names, share=data.validation, seed=wishes.get("seed", 0), chosen=chosen)
     training, validation_part = (whole.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(
-        run / "split.json",
-        json.dumps({"training": _files(training), "validation": _files(validation_part)}, indent=1),
-    )
-    trainer = Trainer(config, training, validation_part, hardware, run)
-    if config.training.time is not None:
-        planned = plan(trainer, config.training.time, workers=workers)
-        config = config.replace(
-            "training", f"fills {clock(config.training.time)} at the speed measured here", **planned
-        )
-        trainer = Trainer(config, training, validation_part, hardware, run)
-    config.write(run / "config.toml")
-    _announce(config, training, validation_part, run)
-    trainer.save()
+    trainer = _plan(Trainer(config, training, validation_part, hardware, run), workers)
+    _write_plan(trainer)
+    _announce(trainer)
     return _finish(trainer, workers, problems)
 
 
+def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> list[str] | None:
+    """The stems that validate, from a list; those that no usable pair has become problems."""
+    if path is None:
+        return None
+    stems = read_list(Path(path))
+    unknown = [
+        Problem(
+            stem,
+            f"named in {path}, but no usable pair has this stem",
+            "the stem of a pair",
+            "correct the list",
+        )
+        for stem in stems
+        if stem not in names
+    ]
+    if unknown:
+        warn(str(InputError(f"{len(unknown)} name(s) of {path} are passed over:", unknown)))
+    problems += unknown
+    return stems
+
+
+def _plan(trainer: Trainer, workers: int) -> Trainer:
+    """Fit the schedule to the time asked for, if one was; after this a run is deterministic."""
+    seconds = trainer.config.training.time
+    if seconds is None:
+        return trainer
+    reason = f"fills {clock(seconds)} at the speed measured here"
+    planned = trainer.config.replace("training", reason, **plan(trainer, seconds, workers=workers))
+    return Trainer(planned, trainer.training, trainer.validation, trainer.hardware, trainer.run)
+
+
+def _write_plan(trainer: Trainer) -> None:
+    """All that a resume needs but the state; config.toml comes last and makes it a run folder."""
+    parts = {"training": _files(trainer.training), "validation": _files(trainer.validation)}
+    write_text(trainer.run / "split.json", json.dumps(parts, indent=1))
+    trainer.config.write(trainer.run / "config.toml")
+
+
 def _resume(run: Path, workers: int) -> Model:
+    if not (run / "config.toml").exists():
+        raise ConfigError(
+            f"{run}: no run folder to resume, or one that was stopped before training began; start "
+            "it again with images, masks and another --out"
+        )
+    sweep(run)
     config = read_config(run / "config.toml")
     recipe = config.training
     hardware = choose(device=recipe.device, precision=recipe.precision)
@@ -384,16 +416,16 @@ def _decode(
         )
 
 
-def _announce(config: Config, training: Dataset, validation: Dataset, run: Path) -> None:
-    recipe, network = config.training, config.network
-    parts = f"{len(training)} images for training, {len(validation)} for validation"
+def _announce(trainer: Trainer) -> None:
+    recipe, network = trainer.config.training, trainer.config.network
+    parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
     length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
     if recipe.time:
         length += f", about {clock(recipe.time)}"
     say(
         f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
         f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
-        f"Run folder: {run} (config.toml says why each value was chosen)"
+        f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
 
 

@@ -155,6 +155,11 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[st
     )
 
 
+def has_state(folder: Path) -> bool:
+    """Whether any state, whole or not, stands in the folder."""
+    return bool(_states(folder))
+
+
 def _states(folder: Path) -> list[Path]:
     """State files, newest first."""
     return sorted(folder.glob("state-*.safetensors"), reverse=True)

@@ -233,7 +233,7 @@ def _decode(path: Path, *, raw_palette: bool = False) -> tuple[Array, str, tuple
     """Array, Pillow mode ("" for other readers) and palette of a file."""
     data = _read_file(path)
     if data[:4] in _TIFF_MAGIC:
-        return _decode_tiff(path, data), "", ()
+        return _decode_tiff(path, data, raw_palette=raw_palette)
     if data[:8] == _PNG_MAGIC and data[24:26] in (b"\x10\x02", b"\x10\x06", b"\x10\x04"):
         return _decode_deep_png(path, data), "", ()
     try:
@@ -277,17 +277,18 @@ def _decode_deep_png(path: Path, data: bytes) -> Array:
         raise _error(path, f"damaged or truncated ({error})", "a whole PNG file") from None
 
 
-def _decode_tiff(path: Path, data: bytes) -> Array:
+def _decode_tiff(
+    path: Path, data: bytes, *, raw_palette: bool
+) -> tuple[Array, str, tuple[int, ...]]:
     import tifffile
 
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page: Any = tiff.pages[0]
             _check_size(path, page.imagewidth, page.imagelength)
-            array: Array = np.asarray(page.asarray())
-            planar = page.planarconfig == 2 and array.ndim == 3
-            inverted = page.photometric == 0  # MinIsWhite
-            pages = len(tiff.pages)
+            array = np.asarray(page.asarray())
+            kind, axes, pages = page.photometric, page.axes, len(tiff.pages)
+            colours = page.colormap if kind == 3 else None  # (3, 2**bits) uint16
     except ImageError:
         raise
     except Exception as error:  # tifffile and its codecs raise many kinds on damaged data
@@ -299,13 +300,36 @@ def _decode_tiff(path: Path, data: bytes) -> Array:
             "one page",
             "save the page to use as a file of its own",
         )
-    if array.ndim not in (2, 3):
+    if axes not in ("YX", "YXS", "SYX") or array.ndim != len(axes):
         raise _error(path, f"a TIFF of shape {array.shape}", "(H, W) or (H, W, C)")
-    if planar:
+    if axes == "SYX":
         array = np.moveaxis(array, 0, -1)
-    if inverted and array.dtype.kind == "u":
+    table = _colour_table(array, colours)
+    if table is not None:
+        if raw_palette:
+            return array, "P", tuple(table.ravel().tolist())
+        return table[array], "", ()
+    if kind == 0 and array.dtype.kind == "u":  # MinIsWhite
         array = np.iinfo(array.dtype).max - array
-    return array
+    if kind == 5 and array.ndim == 3 and array.shape[2] == 4 and array.dtype.kind == "u":
+        array = _from_ink(array)
+    return array, "", ()
+
+
+def _colour_table(array: Array, colours: Array | None) -> Array | None:
+    """(K, 3) uint8 colours of the indices in `array`; None where they do not fit together."""
+    if colours is None or array.ndim != 2 or array.dtype.kind != "u":
+        return None
+    if colours.ndim != 2 or len(colours) != 3 or array.max() >= colours.shape[1]:
+        return None
+    return (colours.T >> 8).astype(np.uint8)
+
+
+def _from_ink(array: Array) -> Array:
+    """CMYK to RGB as Pillow does it: what the colour lets through of what the black does."""
+    most = int(np.iinfo(array.dtype).max)
+    light = most - array.astype(np.int64)
+    return ((light[..., :3] * light[..., 3:] + most // 2) // most).astype(array.dtype)
 
 
 def _read_file(path: Path) -> bytes:

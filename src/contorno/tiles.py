@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-WHOLE = 2048 * 2048  # pixels done in one pass: about 6 GB of activations at base width 32 in bf16
+WHOLE = 1536 * 1536  # pixels done in one pass: about 3 GB of activations at base width 32 in bf16
 TILE = 1024  # edge of a tile beyond that, a multiple of 16
 
 

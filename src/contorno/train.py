@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from contorno.checkpoint import (
     ModelCard,
     flatten,
+    has_state,
     load_state,
     optimizer_tensors,
     restore_optimizer,
@@ -84,7 +85,7 @@ class Trainer:
         from lightning_fabric import Fabric
 
         self.config, self.training, self.validation = config, training, validation
-        self.run = run
+        self.hardware, self.run = hardware, run
         recipe = config.training
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the choice was announced
         self.fabric = Fabric(
@@ -275,12 +276,14 @@ class Trainer:
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Continue from the newest whole state.
+        """Continue from the newest whole state, or from the beginning if none was ever written.
 
         Raises:
-            ModelFileError: there is none.
+            ModelFileError: all states are damaged.
             ConfigError: configuration or data are not those of the state.
         """
+        if not has_state(self.run / "state"):
+            return
         tensors, meta, skipped = load_state(self.run / "state")
         for words in skipped:
             warn(words)
@@ -320,6 +323,8 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
         StorageError: the disk is full; the last state is whole.
     """
     position, steps = trainer.position, trainer.sampler.steps
+    if position.saves == 0:
+        trainer.save()  # the first steps can be resumed too
     log = RunLog(trainer.run, classic=trainer.config.training.recipe == "classic")
     with (
         StopRequest() as stop,

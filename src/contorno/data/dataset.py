@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Dataset:
             return self._cache[index]
         pair = self.pairs[index]
         image = as_channels(_usable(read_image(pair.image)), self.channels, path=str(pair.image))
-        return image, self.labels.classes(read_raw_mask(pair.mask).values)
+        return image, self.labels.classes(_values(read_raw_mask(pair.mask), self.labels.kind))
 
     def subset(self, names: Sequence[str]) -> Dataset:
         """The pairs of these names; shares what is cached."""
@@ -106,7 +106,7 @@ class Dataset:
         """Mean and standard deviation per channel over all pixels, in file units."""
         sums = np.zeros((2, self.channels))
         for facts in self.facts:
-            sums += np.resize(np.array(facts.sums), (2, self.channels))  # grey among colour repeats
+            sums += np.array(facts.sums)  # (2, channels), or (2, 1) of grey among colour
         pixels = sum(facts.pixels for facts in self.facts)
         mean = sums[0] / pixels
         std = np.sqrt(np.maximum(sums[1] / pixels - mean**2, 0))
@@ -161,7 +161,7 @@ def load(
     """
     problems: list[Problem] = []
     good: list[tuple[Pair, Facts]] = []
-    kept: dict[str, tuple[Array, Array]] = {}
+    kept: dict[str, tuple[Array, RawMask]] = {}
     taken = 0
     for pair, result in _in_order(pairs, workers):
         advance()
@@ -173,10 +173,13 @@ def load(
         if taken + facts.bytes <= cache_limit:
             kept[pair.name] = (image, mask)
             taken += facts.bytes
-    good = _uniform(good, problems, channels, dtype)
+    kind = _kind([facts for _, facts in good], "grey" if labels is None else labels.kind)
+    good = _uniform(good, problems, channels, dtype, kind)
     if not good:
         raise InputError("no usable pair of image and mask", problems)
-    labels = _decide([facts for _, facts in good], foreground, labels)
+    if kind == "colour":
+        good = [(pair, _as_colour(facts)) for pair, facts in good]
+    labels = _decide([facts for _, facts in good], foreground, labels, kind)
     channels = channels or _channels([facts for _, facts in good])
     dataset = Dataset(
         [pair for pair, _ in good], [facts for _, facts in good], labels, channels, good[0][1].dtype
@@ -184,7 +187,8 @@ def load(
     for index, (pair, _) in enumerate(good):
         if pair.name in kept:
             image, mask = kept.pop(pair.name)
-            dataset._cache[index] = (as_channels(image, channels), labels.classes(mask))
+            classes = labels.classes(_values(mask, labels.kind))
+            dataset._cache[index] = (as_channels(image, channels), classes)
     return dataset, problems
 
 
@@ -200,8 +204,8 @@ def _in_order(pairs: Sequence[Pair], workers: int) -> Any:
             yield pair, result
 
 
-def _examine(pair: Pair) -> Problem | tuple[Facts, Array, Array]:
-    """Decode one pair; its facts, image and raw mask values, or what is wrong with it."""
+def _examine(pair: Pair) -> Problem | tuple[Facts, Array, RawMask]:
+    """Decode one pair; its facts, image and raw mask, or what is wrong with it."""
     try:
         image = _usable(read_image(pair.image))
         mask = read_raw_mask(pair.mask)
@@ -221,7 +225,7 @@ def _examine(pair: Pair) -> Problem | tuple[Facts, Array, Array]:
             "finite numbers",
             "replace them, for example with 0",
         )
-    return _facts(image, mask), image, mask.values
+    return _facts(image, mask), image, mask
 
 
 def _facts(image: Array, mask: RawMask) -> Facts:
@@ -253,6 +257,7 @@ def _uniform(
     problems: list[Problem],
     channels: int | None,
     dtype: str | None,
+    kind: str,
 ) -> list[tuple[Pair, Facts]]:
     """Keep the pairs of one image type, of channels that fit and of one mask kind."""
     if not good:
@@ -260,7 +265,6 @@ def _uniform(
     whose = "as the model was trained on" if dtype else "as most of the others"
     dtype = dtype or Counter(facts.dtype for _, facts in good).most_common(1)[0][0]
     channels = channels or _channels([facts for _, facts in good])
-    kind = Counter(facts.kind for _, facts in good).most_common(1)[0][0]
     kept = []
     for pair, facts in good:
         if facts.dtype != dtype:
@@ -301,19 +305,36 @@ def _channels(facts: Sequence[Facts]) -> int:
     return 3 if set(counts) == {1, 3} else counts.most_common(1)[0][0]
 
 
-def _decide(facts: Sequence[Facts], foreground: str, labels: Labels | None) -> Labels:
+def _kind(facts: Sequence[Facts], default: str) -> str:
+    """The commonest kind of mask; one of a single value tells nothing, whatever it is saved as."""
+    kinds = Counter(f.kind for f in facts if len(f.counts) > 1).most_common(1)
+    return kinds[0][0] if kinds else default
+
+
+def _as_colour(facts: Facts) -> Facts:
+    """A mask without any colour, such as an empty one, counted as the colour mask it is."""
+    if facts.kind != "grey":
+        return facts
+    return replace(facts, counts={value * 0x010101: n for value, n in facts.counts.items()})
+
+
+def _values(mask: RawMask, kind: str) -> Array:
+    """Mask values, packed as colours where all masks are but this one has no colour in it."""
+    grey = mask.kind == "grey" and kind == "colour"
+    return mask.values.astype(np.int32) * 0x010101 if grey else mask.values
+
+
+def _decide(facts: Sequence[Facts], foreground: str, labels: Labels | None, kind: str) -> Labels:
     counts: dict[int, int] = {}
     for one in facts:
         add_counts(counts, one.counts)
-    if labels is not None and (labels.reads(counts) or len(counts) == 1):
+    alike = labels is not None and (labels.kind == "colour") == (kind == "colour")
+    if labels is not None and alike and (labels.reads(counts) or len(counts) == 1):
         return labels
     if labels is not None and foreground == "bright":
         foreground = "bright" if labels.values[1] > labels.values[0] else "dark"
-    kind = Counter(f.kind for f in facts if len(f.counts) > 1).most_common(1)
     palette = next((f.palette for f in facts if f.palette), ())
-    return decide(
-        counts, foreground=foreground, kind=kind[0][0] if kind else "grey", palette=palette
-    )
+    return decide(counts, foreground=foreground, kind=kind, palette=palette)
 
 
 def _size(shape: Sequence[int]) -> str:

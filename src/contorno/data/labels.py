@@ -20,6 +20,7 @@ from contorno.images import RawMask, write_mask
 Array = NDArray[Any]
 _EDGE = 0.15  # of the value range: greys this near to an extreme count as that extreme
 _PEAK = 0.05  # of the pixels that are not background: a grey with more is a class of its own
+_SPAN = 32  # greys: closer together, many values are numbered classes or objects, not soft edges
 _BIMODAL = 0.4  # of the pixels above the dark extreme: less at the bright one are no two classes
 
 
@@ -68,7 +69,7 @@ class Labels(BaseModel):
         if set(counts) <= known:
             return True
         if self.threshold is None:
-            return False
+            return self.foreground == () and self.values[0] in counts  # any number but background's
         low, high = min(self.values), max(self.values)
         return min(counts) >= low and max(counts) <= high and max(counts) >= self.threshold
 
@@ -115,9 +116,23 @@ def decide(
         palette: of palette masks.
 
     Raises:
-        InputError: one value only, or values that are not two classes; with the shares found.
+        InputError: one value only, or values that are not two classes, with the shares found; or
+            values that no PNG can hold.
         ConfigError: `foreground` names values that no mask has.
     """
+    labels = _decided(counts, foreground, kind, palette)
+    beyond = [v for v in labels.values if not 0 <= v <= 65535]
+    if kind == "grey" and beyond:
+        raise InputError(
+            f"mask value {beyond[0]} cannot be written into a PNG mask: grey values must "
+            "be from 0 to 65535. Save the masks with such values, for example 0 and 255"
+        )
+    return labels
+
+
+def _decided(
+    counts: Mapping[int, int], foreground: str, kind: str, palette: tuple[int, ...]
+) -> Labels:
     if foreground not in ("bright", "dark"):
         return _chosen(counts, foreground, kind, palette)
     if len(counts) == 1:
@@ -154,8 +169,9 @@ def _grey(counts: Mapping[int, int], *, bright: bool) -> Labels:
     rest = sum(counts.values()) - dark - light
     minority = max(min(dark, light) + rest, 1)
     between = {v: n for v, n in counts.items() if low + _EDGE * span < v < high - _EDGE * span}
-    peaks = [v for v, n in between.items() if n > _PEAK * minority and _stands_out(v, counts)]
-    if peaks or min(dark, light) < _BIMODAL * minority:
+    peaks = [v for v, n in between.items() if n > _PEAK * minority and _stands_out(v, between)]
+    drawn = span < _SPAN or (len(counts) == 3 and min(counts.values()) > _PEAK * minority)
+    if drawn or peaks or min(dark, light) < _BIMODAL * minority:
         raise InputError(_several(counts, "grey"))
     front = {v for v in counts if (v >= middle) == bright}
     ground_value, front_value = (low, high) if bright else (high, low)
@@ -173,7 +189,7 @@ def _grey(counts: Mapping[int, int], *, bright: bool) -> Labels:
 
 
 def _stands_out(value: int, counts: Mapping[int, int]) -> bool:
-    """Whether a value is far more frequent than the ten around it, as a drawn class is."""
+    """Whether a grey is far more frequent than the ten around it, as a drawn class is."""
     around = [counts.get(value + d, 0) for d in range(-5, 6) if d]
     return counts[value] > 8 * float(np.mean(around))
 
@@ -222,7 +238,10 @@ def _note(
         f"{_word(ground_value, kind)} is background"
     )
     if share > 0.5:
-        note += "; more than half is foreground: if that is the wrong way round, --foreground dark"
+        other = "dark" if front_value > ground_value else "bright"
+        note += (
+            f"; more than half is foreground: if that is the wrong way round, --foreground {other}"
+        )
     return note
 
 

@@ -60,10 +60,10 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
     if strangers:
         raise ModelFileError(f"{path}: entries that are no weights: {_some(strangers)}")
     if "inc.double_conv.0.weight" in tensors:
-        config, layout = _milesial(tensors), "milesial/Pytorch-UNet"
+        config, layout = _milesial(tensors, path), "milesial/Pytorch-UNet"
         natural = "sigmoid" if config.out_channels == 1 else "softmax"
     elif "down1.conv.0.weight" in tensors and "out.weight" in tensors:
-        config, layout = _notebook(tensors), "U-Net notebook"
+        config, layout = _notebook(tensors, path), "U-Net notebook"
         natural = "identity" if config.activation else "clamp"
     else:
         raise ModelFileError(
@@ -82,10 +82,13 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelFileError(f"{path}: there is no such file") from None
     except pickle.UnpicklingError as error:
-        first = str(error).split(". ")[0].strip()
+        if "Unsupported operand" in str(error):  # bytes that no pickle has: a text, a web page
+            raise ModelFileError(f"{path}: not a PyTorch checkpoint, or damaged") from None
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = found[1] if found else "other objects"
         raise ModelFileError(
-            f"{path}: holds more than weights, and loading it could run any code, so it was not "
-            f"loaded ({first}). Save the weights alone: torch.save(model.state_dict(), 'new.pth')"
+            f"{path}: holds {what} besides weights, and loading it could run any code, so it was "
+            "not loaded. Save the weights alone: torch.save(model.state_dict(), 'new.pth')"
         ) from None
     except Exception as error:  # torch.load raises many kinds on a damaged or foreign file
         raise ModelFileError(f"{path}: not a PyTorch checkpoint, or damaged ({error})") from None
@@ -97,33 +100,33 @@ def _read(path: Path) -> dict[str, Any]:
     raise ModelFileError(f"{path}: holds a {type(loaded).__name__}, expected a dict of weights")
 
 
-def _notebook(tensors: Mapping[str, Tensor]) -> NetworkConfig:
+def _notebook(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
     levels = _levels(tensors, r"down(\d+)\.conv\.0\.weight")
     names = [*(f"down{level}" for level in range(1, levels + 1)), "bottom"]
     bilinear = not any(key.startswith("upsample") for key in tensors)
-    classes = _shape(tensors, "out.weight")[0]
+    classes = _shape(tensors, "out.weight", path)[0]
     return NetworkConfig(
         architecture="UNet",
-        in_channels=_shape(tensors, "down1.conv.0.weight")[1],
+        in_channels=_shape(tensors, "down1.conv.0.weight", path)[1],
         out_channels=classes,
-        widths=tuple(_shape(tensors, f"{name}.conv.0.weight")[0] for name in names),
+        widths=tuple(_shape(tensors, f"{name}.conv.0.weight", path)[0] for name in names),
         up="bilinear" if bilinear else "transposed",
         activation=("sigmoid" if bilinear else None),  # R2 ends in a sigmoid, R1 in plain values
     )
 
 
-def _milesial(tensors: Mapping[str, Tensor]) -> NetworkConfig:
+def _milesial(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
     levels = _levels(tensors, r"down(\d+)\.maxpool_conv\.1\.double_conv\.0\.weight")
     bilinear = "up1.up.weight" not in tensors
-    encoder = [_shape(tensors, "inc.double_conv.0.weight")[0]]
+    encoder = [_shape(tensors, "inc.double_conv.0.weight", path)[0]]
     for level in range(1, levels + 1):
-        encoder.append(_shape(tensors, f"down{level}.maxpool_conv.1.double_conv.0.weight")[0])
+        encoder.append(_shape(tensors, f"down{level}.maxpool_conv.1.double_conv.0.weight", path)[0])
     if bilinear:
         encoder[-1] *= 2
     return NetworkConfig(
         architecture="MilesialUNet",
-        in_channels=_shape(tensors, "inc.double_conv.0.weight")[1],
-        out_channels=_shape(tensors, "outc.conv.weight")[0],
+        in_channels=_shape(tensors, "inc.double_conv.0.weight", path)[1],
+        out_channels=_shape(tensors, "outc.conv.weight", path)[0],
         widths=tuple(encoder),
         up="bilinear" if bilinear else "transposed",
     )
@@ -133,9 +136,9 @@ def _levels(tensors: Mapping[str, Tensor], pattern: str) -> int:
     return max((int(m[1]) for key in tensors if (m := re.fullmatch(pattern, key))), default=0)
 
 
-def _shape(tensors: Mapping[str, Tensor], key: str) -> torch.Size:
-    if key not in tensors or tensors[key].ndim != 4:
-        raise ModelFileError(f"the checkpoint lacks {key}, or it is no convolution's weight")
+def _shape(tensors: Mapping[str, Tensor], key: str, path: Path) -> torch.Size:
+    if key not in tensors or tensors[key].ndim != 4 or 0 in tensors[key].shape:
+        raise ModelFileError(f"{path}: lacks {key}, or it is no convolution's weight")
     return tensors[key].shape
 
 

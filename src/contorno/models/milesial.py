@@ -114,6 +114,6 @@ class _Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)
         down, right = skip.shape[-2] - x.shape[-2], skip.shape[-1] - x.shape[-1]
-        x = F.pad(x, (right - right // 2, right // 2, down // 2, down - down // 2))
+        x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
         out: Tensor = self.conv(torch.cat([skip, x], dim=1))
         return out

@@ -1,0 +1,363 @@
+"""Which mask belongs to which image: every way in which names go wrong."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contorno.data.pairs import SUFFIXES, find_images, find_pairs, read_list, split
+from contorno.errors import InputError
+
+# pairs looks at names only, so files may be empty
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def matched(found: object) -> list[tuple[str, str, str]]:
+    return [(p.name, p.image.name, p.mask.name) for p in found.pairs]  # type: ignore[attr-defined]
+
+
+# Two folders
+
+
+def test_two_folders_match_by_stem(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "b.jpg", "a.png", "c.tif")
+    masks = touch(tmp_path / "m", "a.png", "c.png", "b.gif")
+    found = find_pairs(images, masks)
+    assert matched(found) == [
+        ("a", "a.png", "a.png"),
+        ("b", "b.jpg", "b.gif"),
+        ("c", "c.tif", "c.png"),
+    ]
+    assert found.problems == ()
+    assert found.rule == "masks are matched by stem"
+
+
+def test_missing_partners_are_listed_both_ways(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png", "only-image.png")
+    masks = touch(tmp_path / "m", "a.png", "only-mask.png")
+    found = find_pairs(images, masks)
+    assert [p.name for p in found.pairs] == ["a"]
+    assert {(Path(p.path).name, p.what) for p in found.problems} == {
+        ("only-image.png", "an image without mask"),
+        ("only-mask.png", "a mask without image"),
+    }
+    looked_for = next(p for p in found.problems if p.what == "an image without mask").expected
+    assert str(masks / "only-image") in looked_for  # says where it looked
+
+
+def test_suffix_in_the_second_folder_is_guessed(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png", "b.png")
+    masks = touch(tmp_path / "m", "a_mask.png", "b_mask.png")
+    found = find_pairs(images, masks)
+    assert matched(found) == [("a", "a.png", "a_mask.png"), ("b", "b.png", "b_mask.png")]
+    assert "'_mask'" in found.rule
+
+
+def test_a_given_suffix_wins_over_equal_stems(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png")
+    masks = touch(tmp_path / "m", "a.png", "a-truth.png")
+    found = find_pairs(images, masks, suffix="-truth")
+    assert matched(found) == [("a", "a.png", "a-truth.png")]
+    assert [Path(p.path).name for p in found.problems] == ["a.png"]
+
+
+# One folder
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_one_folder_with_a_known_suffix(tmp_path: Path, suffix: str) -> None:
+    folder = touch(tmp_path / "all", "a.jpg", f"a{suffix}.png", "b.jpg", f"b{suffix}.png", "c.jpg")
+    found = find_pairs(folder)
+    assert matched(found) == [("a", "a.jpg", f"a{suffix}.png"), ("b", "b.jpg", f"b{suffix}.png")]
+    assert repr(suffix) in found.rule
+    assert [Path(p.path).name for p in found.problems] == ["c.jpg"]
+
+
+def test_one_folder_given_twice_is_one_folder(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "all", "a.jpg", "a_gt.png")
+    assert matched(find_pairs(folder, tmp_path / "." / "all")) == [("a", "a.jpg", "a_gt.png")]
+
+
+def test_one_folder_with_a_suffix_of_ones_own(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "all", "a.jpg", "a.truth.png", "b.jpg", "orphan.truth.png")
+    found = find_pairs(folder, suffix=".truth")
+    assert matched(found) == [("a", "a.jpg", "a.truth.png")]
+    assert {(Path(p.path).name, p.what) for p in found.problems} == {
+        ("b.jpg", "an image without mask"),
+        ("orphan.truth.png", "a mask without image"),
+    }
+
+
+def test_one_folder_without_any_suffix_says_what_to_do(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "all", "a.jpg", "b.jpg")
+    with pytest.raises(InputError, match=r"folder of masks too, or --suffix"):
+        find_pairs(folder)
+
+
+def test_the_commonest_suffix_is_guessed(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "all", "a.png", "a_gt.png", "b.png", "b_gt.png", "b_mask.png")
+    found = find_pairs(folder)
+    assert {p.mask.name for p in found.pairs} >= {"a_gt.png", "b_gt.png"}
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        "two words",
+        "50%",
+        "100%s",
+        "line\nbreak",
+        "-rf",
+        "--help",
+        "a.b",
+        "a.b.c",
+        "[x]",
+        "a*b",
+        "$HOME",
+        "quote'\"",
+        "tab\there",
+        "naïve",
+        "图像",
+        "x" * 200,
+        " padded ",
+    ],
+)
+def test_awkward_names(tmp_path: Path, stem: str) -> None:
+    images = touch(tmp_path / "i", f"{stem}.png", "plain.png")
+    masks = touch(tmp_path / "m", f"{stem}.png", "plain.png")
+    found = find_pairs(images, masks)
+    assert sorted(p.name for p in found.pairs) == sorted([stem, "plain"])
+    assert found.problems == ()
+    assert all(p.image.exists() and p.mask.exists() for p in found.pairs)
+
+
+@pytest.mark.parametrize(("image", "mask"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_composed_and_decomposed_names_are_one(tmp_path: Path, image: str, mask: str) -> None:
+    name = "Zürich-é.png"
+    images = touch(tmp_path / "i", unicodedata.normalize(image, name))
+    masks = touch(tmp_path / "m", unicodedata.normalize(mask, name))
+    (pair,) = find_pairs(images, masks).pairs
+    assert pair.name == unicodedata.normalize("NFC", "Zürich-é")
+    assert pair.image.exists()
+    assert pair.mask.exists()  # the files keep the names they have
+    listing = tmp_path / "list.txt"
+    listing.write_text(unicodedata.normalize("NFD", "Zürich-é"), encoding="utf-8")
+    assert len(find_pairs(images, masks, files=listing).pairs) == 1
+
+
+@pytest.mark.parametrize("extension", [".PNG", ".Jpg", ".JPEG", ".TIF", ".Tiff", ".BMP", ".WEBP"])
+def test_upper_case_extensions(tmp_path: Path, extension: str) -> None:
+    images = touch(tmp_path / "i", f"a{extension}")
+    masks = touch(tmp_path / "m", "a.png")
+    assert matched(find_pairs(images, masks)) == [("a", f"a{extension}", "a.png")]
+
+
+def test_names_that_differ_by_case_are_two(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png", "A.png")
+    if len(list(images.iterdir())) < 2:
+        pytest.skip("this file system does not tell them apart")
+    masks = touch(tmp_path / "m", "a.png", "A.png")
+    assert matched(find_pairs(images, masks)) == [("A", "A.png", "A.png"), ("a", "a.png", "a.png")]
+
+
+def test_one_stem_with_two_extensions_is_a_problem(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.jpg", "a.png", "b.png", "c.png")
+    masks = touch(tmp_path / "m", "a.png", "b.png", "c.gif", "c.png")
+    found = find_pairs(images, masks)
+    assert [p.name for p in found.pairs] == ["b"]  # which of two is meant is not guessed
+    twice = {Path(p.path): p.what for p in found.problems if "same stem" in p.what}
+    assert twice == {
+        images / "a.png": "the same stem as a.jpg",
+        masks / "c.png": "the same stem as c.gif",
+    }
+
+
+def test_hidden_and_other_files_are_not_looked_at(tmp_path: Path) -> None:
+    images = touch(
+        tmp_path / "i", "a.png", ".hidden.png", "._a.png", "Thumbs.db", "notes.txt", ".DS_Store"
+    )
+    masks = touch(tmp_path / "m", "a.png", "._a.png", "desktop.ini")
+    found = find_pairs(images, masks)
+    assert matched(found) == [("a", "a.png", "a.png")]
+    assert found.problems == ()
+
+
+# Folders
+
+
+def test_an_empty_folder_hints_at_its_subfolders(tmp_path: Path) -> None:
+    touch(tmp_path / "set" / "train", "a.png")
+    touch(tmp_path / "set" / "test", "a.png")
+    masks = touch(tmp_path / "m", "a.png")
+    with pytest.raises(InputError, match=r"no image in this folder.*sub-folders: test, train"):
+        find_pairs(tmp_path / "set", masks)
+    empty = touch(tmp_path / "empty")
+    with pytest.raises(InputError, match="no image in this folder") as caught:
+        find_pairs(empty, masks)
+    assert "sub-folders" not in str(caught.value)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png")
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+        find_pairs(tmp_path / "nowhere", images)
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
+        find_pairs(images, tmp_path / "nowhere")
+    with pytest.raises(InputError, match="there is no such folder"):
+        find_pairs(images / "a.png", images)  # a file is no folder
+
+
+# Lists
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "a\nc\n",
+        "a.png\nc.jpg\n",
+        "some/where/a.png\n/abs/c.tif",
+        "\r\na\r\n\r\n  c  \r\n",
+        "\ufeffa\nc\n",
+    ],
+)
+def test_lists_of_stems_and_paths(tmp_path: Path, lines: str) -> None:
+    images = touch(tmp_path / "i", "a.png", "b.png", "c.png")
+    masks = touch(tmp_path / "m", "a.png", "b.png", "c.png", "of-no-interest.png")
+    listing = tmp_path / "list.txt"
+    listing.write_bytes(lines.encode())
+    found = find_pairs(images, masks, files=listing)
+    assert [p.name for p in found.pairs] == ["a", "c"]
+    assert found.problems == ()
+
+
+def test_a_list_keeps_dots_in_stems(tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text("a.b\nc.d.png\ne.PNG\n")
+    assert read_list(listing) == ["a.b", "c.d", "e"]
+
+
+def test_a_list_that_names_what_is_not_there(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png", "b.png")
+    masks = touch(tmp_path / "m", "a.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text("a\nb\nzzz\n")
+    found = find_pairs(images, masks, files=listing)
+    assert [p.name for p in found.pairs] == ["a"]
+    problems = {Path(p.path).name: p.what for p in found.problems}
+    assert problems["b.png"] == "an image without mask"
+    assert str(listing) in problems["zzz"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty list"),
+        (b"\n  \n", "an empty list"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_lists_that_cannot_be_used(tmp_path: Path, content: bytes | None, words: str) -> None:
+    listing = tmp_path / "list.txt"
+    if content is not None:
+        listing.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_list(listing)
+    assert str(listing) in str(caught.value)
+
+
+# Images to predict
+
+
+def test_files_folders_and_patterns_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = touch(tmp_path / "set", "a.png", "b.JPG", "notes.txt")
+    touch(tmp_path / "more", "c.tif", "d.png")
+    monkeypatch.chdir(tmp_path)
+    found, problems = find_images(
+        [folder, folder / "a.png", "more/*.tif", str(tmp_path / "m*/d.*")]
+    )
+    assert [p.name for p in found] == ["a.png", "b.JPG", "c.tif", "d.png"]
+    assert problems == []
+    up, _ = find_images(["../" + tmp_path.name + "/more/*.png"])
+    assert [p.name for p in up] == ["d.png"]
+
+
+def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "set", "a.png")
+    found, problems = find_images([folder / "a.png", folder / "z.png", folder / "*.tif"])
+    assert [p.name for p in found] == ["a.png"]
+    assert [Path(p.path).name for p in problems] == ["z.png", "*.tif"]
+
+
+def test_a_name_with_pattern_marks_is_that_file(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "set", "a[1].png", "a1.png")
+    found, problems = find_images([folder / "a[1].png"])
+    assert [p.name for p in found] == ["a[1].png"]
+    assert problems == []
+
+
+def test_a_list_restricts_images(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "set", "a.png", "b.png", "c.png")
+    listing = tmp_path / "list.txt"
+    listing.write_text("c\na\nmissing\n")
+    found, problems = find_images([folder], files=listing)
+    assert [p.name for p in found] == ["a.png", "c.png"]
+    assert [p.path for p in problems] == ["missing"]
+
+
+# Split
+
+
+@given(count=st.integers(2, 60), share=st.floats(0.01, 0.99), seed=st.integers(0, 2**32))
+def test_split_parts_all_names(count: int, share: float, seed: int) -> None:
+    names = [f"n{index}" for index in range(count)]
+    training, validation = split(names, share=share, seed=seed)
+    assert sorted(training + validation) == sorted(names)
+    assert training == sorted(training)
+    assert validation == sorted(validation)
+    assert 1 <= len(validation) <= count - 1
+    assert abs(len(validation) - share * count) <= 1
+    assert split(names[::-1], share=share, seed=seed) == (training, validation)
+
+
+def test_split_depends_on_the_seed() -> None:
+    names = [f"n{index}" for index in range(20)]
+    parts = {tuple(split(names, share=0.2, seed=seed)[1]) for seed in range(10)}
+    assert len(parts) > 5
+
+
+def test_split_by_choice() -> None:
+    assert split(["a", "b", "c"], share=0.9, seed=0, chosen=["c", "a", "elsewhere"]) == (
+        ["b"],
+        ["a", "c"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["a"], None),
+        ([], None),
+        (["a", "b"], ["a", "b"]),
+        (["a", "b"], ["z"]),
+        (["a", "b"], []),
+    ],
+)
+def test_split_leaves_no_part_empty(names: list[str], chosen: list[str] | None) -> None:
+    with pytest.raises(InputError, match="each needs at least one"):
+        split(names, share=0.5, seed=0, chosen=chosen)
