@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,8 @@ class Sampler:
 
     def rng(self, *key: int) -> np.random.Generator:
         """The random numbers of one place in the run, such as (epoch, step)."""
-        return np.random.default_rng([self.seed, *key])
+        # The length goes in too: NumPy pads with zeros, so (1,) and (1, 0) would be one stream.
+        return np.random.default_rng([self.seed, len(key), *key])
 
     def _chosen(self, epoch: int, step: int) -> list[int]:
         """Indices of the images of a batch: a stream of passes, each in an order of its own."""
@@ -70,8 +71,7 @@ class Sampler:
         else:
             first = (epoch * self.steps + step) * self.batch_size
             numbers = range(first, first + self.batch_size)
-        orders = {n // count: self.rng(n // count).permutation(count) for n in numbers}
-        return [int(orders[n // count][n % count]) for n in numbers]
+        return [int(_order(self.seed, n // count, count)[n % count]) for n in numbers]
 
     def _batch(self, epoch: int, step: int) -> Batch:
         chosen = self._chosen(epoch, step)
@@ -81,7 +81,7 @@ class Sampler:
         return Batch(
             torch.stack([image for image, _ in examples]),
             torch.stack([mask for _, mask in examples]),
-            tuple(self.dataset.names[index] for index in chosen),
+            tuple(self.dataset.pairs[index].name for index in chosen),
         )
 
     def _example(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -94,6 +94,12 @@ class Sampler:
             pixels = resize(pixels.float()[None], *self.size)[0]
             target = resize(target[None], *self.size)[0]  # soft edges between 0 and 1, as in R1
         return pixels, target
+
+
+@lru_cache(maxsize=4)  # a pass may be long, and every batch asks for its part of the order
+def _order(seed: int, number: int, count: int) -> Array:
+    """The order of the images in one pass over them."""
+    return np.random.default_rng([seed, 1, number]).permutation(count)
 
 
 def random_crop(
