@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from contorno.errors import ConfigError, Problem
 from contorno.files import write_text
@@ -44,15 +44,9 @@ class NetworkConfig(Section):
     architecture: str = "UNet"
     in_channels: int = Field(3, ge=1)
     out_channels: int = Field(1, ge=1)
-    widths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    widths: tuple[PositiveInt, ...] = Field((64, 128, 256, 512, 1024), min_length=1)
     up: Up = "transposed"
     activation: Literal["sigmoid", "softmax"] | None = None
-
-    @model_validator(mode="after")
-    def _widths_work(self) -> Self:
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"widths {self.widths} must be positive numbers of channels")
-        return self
 
 
 class Preprocessing(Section):
@@ -67,7 +61,7 @@ class Preprocessing(Section):
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
-    size: tuple[int, int] | None = None
+    size: tuple[PositiveInt, PositiveInt] | None = None
     dtype: str = "uint8"
     output: Literal["sigmoid", "softmax", "clamp", "identity"] = "sigmoid"
 
@@ -168,8 +162,8 @@ def _config_error(error: ValidationError, where: str) -> ConfigError:
     problems = [
         Problem(
             ".".join(str(part) for part in item["loc"]) or where,
-            f"value {item['input']!r}",
-            item["msg"],
+            f"{item['input']!r}",
+            item["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
             "change this value",
         )
         for item in error.errors()

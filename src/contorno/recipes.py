@@ -10,14 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from contorno.config import (
-    Config,
-    DataConfig,
-    NetworkConfig,
-    Preprocessing,
-    TrainingConfig,
-    build,
-)
+from contorno.config import Config, DataConfig, build
 from contorno.data.dataset import Dataset
 from contorno.errors import ConfigError
 from contorno.hardware import Hardware
@@ -108,13 +101,7 @@ def resolve(
         )
         values[section][field] = value
         reasons[f"{section}.{field}"] = "as asked"
-    config = Config(
-        data=data,
-        network=build(NetworkConfig, "network", **values["network"]),
-        preprocessing=build(Preprocessing, "preprocessing", **values["preprocessing"]),
-        training=build(TrainingConfig, "training", **values["training"]),
-        reasons=reasons,
-    )
+    config: Config = build(Config, "these options", data=data, reasons=reasons, **values)
     _check(config)
     return config
 
