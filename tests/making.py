@@ -122,8 +122,9 @@ def model_file(
     images = torch.from_numpy(values).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         output = segmenter.raw(images)
-        segmenter.network.out.weight *= 20  # probabilities from near 0 to near 1
-        segmenter.network.out.bias.copy_(-20 * (output.median() - segmenter.network.out.bias))
+        scale = 3 / output.std()  # probabilities from near 0 to near 1
+        segmenter.network.out.weight *= scale
+        segmenter.network.out.bias.copy_(scale * (segmenter.network.out.bias - output.median()))
     save_model(
         path,
         segmenter,

@@ -20,8 +20,12 @@ class TwoConvolutions(nn.Module):
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
-            nn.Conv2d(after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(),
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +36,9 @@ class R2(nn.Module):
     """U-Net with bilinear up-sampling to the skip's own size, ending in a sigmoid."""
 
     def __init__(
-        self, in_channels: int = 3, out_channels: int = 1,
+        self,
+        in_channels: int = 3,
+        out_channels: int = 1,
         widths: Sequence[int] = (64, 128, 256, 512, 1024),
     ) -> None:
         super().__init__()
@@ -70,7 +76,9 @@ class R1(nn.Module):
     """U-Net with transposed convolutions, ending in plain values; edges are multiples of 16."""
 
     def __init__(
-        self, in_channels: int = 3, out_channels: int = 1,
+        self,
+        in_channels: int = 3,
+        out_channels: int = 1,
         widths: Sequence[int] = (64, 128, 256, 512, 1024),
     ) -> None:
         super().__init__()

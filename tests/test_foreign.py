@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from notebooks import R1, R2, TwoConvolutions, milesial, milesial_weights, shaken
 from PIL import Image
 from torch import Tensor, nn
 
@@ -19,7 +20,6 @@ from contorno.cli import main
 from contorno.errors import ModelFileError
 from contorno.models import MilesialUNet, UNet
 from contorno.models.foreign import load_foreign
-from notebooks import R1, R2, TwoConvolutions, milesial, milesial_weights, shaken
 
 WIDTHS = (2, 4, 8, 16, 32)
 SIZE = (37, 53)
@@ -55,10 +55,18 @@ def test_the_r2_notebook(classes: int, channels: int, tmp_path: Path) -> None:
     notebook = r2(classes=classes, channels=channels)
     foreign = load_foreign(saved(tmp_path, notebook.state_dict()))
     assert (foreign.layout, foreign.output, foreign.mask_values) == (
-        "U-Net notebook", "identity", ())
+        "U-Net notebook",
+        "identity",
+        (),
+    )
     assert foreign.config.model_dump() == {
-        "architecture": "UNet", "in_channels": channels, "out_channels": classes,
-        "widths": WIDTHS, "up": "bilinear", "activation": "sigmoid"}
+        "architecture": "UNet",
+        "in_channels": channels,
+        "out_channels": classes,
+        "widths": WIDTHS,
+        "up": "bilinear",
+        "activation": "sigmoid",
+    }
     assert isinstance(foreign.network, UNet)
     assert not foreign.network.training
     x = batch(picture(channels))
@@ -121,8 +129,9 @@ WRAPPINGS = {
     "model_state_dict": lambda weights: {"model_state_dict": weights, "loss": 0.1},
     "model": lambda weights: {"model": weights, "optimizer": {"state": {}}},
     "twice": lambda weights: {"model": {"state_dict": prefixed(weights, "module.")}},
-    "half": lambda weights: {k: v.half() if v.is_floating_point() else v
-                             for k, v in weights.items()},
+    "half": lambda weights: {
+        k: v.half() if v.is_floating_point() else v for k, v in weights.items()
+    },
 }
 
 
@@ -131,8 +140,7 @@ WRAPPINGS = {
 def test_wrapped_weights(wrapping: str, old_format: bool, tmp_path: Path) -> None:
     weights = r2().state_dict()
     path = tmp_path / "unet.pt"
-    torch.save(WRAPPINGS[wrapping](weights), path,
-               _use_new_zipfile_serialization=not old_format)
+    torch.save(WRAPPINGS[wrapping](weights), path, _use_new_zipfile_serialization=not old_format)
     loaded = load_foreign(path).network.state_dict()
     assert loaded.keys() == weights.keys()
     for key, value in weights.items():
@@ -143,8 +151,14 @@ def test_wrapped_weights(wrapping: str, old_format: bool, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("stored", "expected"),
-    [([0, 1], (0, 1)), ((0, 255), (0, 255)), ([0, 7, 9], (0, 7, 9)),
-     ([[0, 0, 0], [255, 255, 255]], ()), ([0.0, 1.0], ()), ("0,1", ())],
+    [
+        ([0, 1], (0, 1)),
+        ((0, 255), (0, 255)),
+        ([0, 7, 9], (0, 7, 9)),
+        ([[0, 0, 0], [255, 255, 255]], ()),
+        ([0.0, 1.0], ()),
+        ("0,1", ()),
+    ],
 )
 def test_the_mask_values_entry(stored: Any, expected: tuple[int, ...], tmp_path: Path) -> None:
     weights = milesial_weights(bilinear=False, width=2, classes=3 if len(stored) == 3 else 1)
@@ -203,8 +217,11 @@ def test_several_problems_stand_in_one_message(tmp_path: Path) -> None:
     weights["extra"] = torch.zeros(1)
     weights["up1.conv.0.weight"] = torch.zeros(2, 3, 3, 3)
     words = message(saved(tmp_path, weights))
-    for part in ("keys left over: extra", "keys missing: up2.conv.1.bias",
-                 "up1.conv.0.weight is (2, 3, 3, 3), not (2, 6, 3, 3)"):
+    for part in (
+        "keys left over: extra",
+        "keys missing: up2.conv.1.bias",
+        "up1.conv.0.weight is (2, 3, 3, 3), not (2, 6, 3, 3)",
+    ):
         assert part in words
 
 
@@ -283,9 +300,13 @@ def test_a_whole_pickled_model_says_how_to_save_weights(tmp_path: Path) -> None:
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
     whole = saved(tmp_path, r2().state_dict(), "whole.pth").read_bytes()
     contents = {
-        "empty": b"", "text": b"these are my notes on U-Nets\n", "page": b"<!doctype html><html>",
+        "empty": b"",
+        "text": b"these are my notes on U-Nets\n",
+        "page": b"<!doctype html><html>",
         "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-        "half": whole[: len(whole) // 2], "less": whole[:-30], "start": whole[:10],
+        "half": whole[: len(whole) // 2],
+        "less": whole[:-30],
+        "start": whole[:10],
         "noise": bytes(range(256)) * 4,
     }
     for name, content in contents.items():
@@ -329,8 +350,21 @@ def test_predict_writes_what_plain_pytorch_computes(
     images.mkdir()
     for index in range(2):
         Image.fromarray(picture(seed=index)).save(images / f"p{index}.png")
-    code = main(["predict", str(path), str(images), "--out", str(tmp_path / "drawn"),
-                 "--probabilities", "png", "--precision", "32", "--device", "cpu"])
+    code = main(
+        [
+            "predict",
+            str(path),
+            str(images),
+            "--out",
+            str(tmp_path / "drawn"),
+            "--probabilities",
+            "png",
+            "--precision",
+            "32",
+            "--device",
+            "cpu",
+        ]
+    )
     assert code == 0, capsys.readouterr().err
     for index in range(2):
         with torch.no_grad():
@@ -375,7 +409,8 @@ def test_convert_with_a_size_resizes_there_and_back(tmp_path: Path) -> None:
     smaller = nn.functional.interpolate(batch(image), (32, 32), mode="bilinear", antialias=True)
     with torch.no_grad():
         expected = nn.functional.interpolate(
-            reference(smaller), SIZE, mode="bilinear", antialias=True)[0, 0].numpy()
+            reference(smaller), SIZE, mode="bilinear", antialias=True
+        )[0, 0].numpy()
     np.testing.assert_allclose(model.probabilities(image), expected, rtol=0, atol=1e-5)
 
 

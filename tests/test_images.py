@@ -15,7 +15,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays, array_shapes
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from contorno import images
@@ -92,14 +92,19 @@ EXACT: dict[str, tuple[bytes, np.ndarray]] = {
     "png grey and alpha": (pillow(with_alpha(GREY, GREY)), with_alpha(GREY, GREY)),
     "png grey, opaque": (pillow(with_alpha(GREY, 7)), GREY[:, :, None]),
     "png rgb 16 bit": (imagecodecs.png_encode(DEEP_RGB), DEEP_RGB),
-    "png rgba 16 bit": (imagecodecs.png_encode(with_alpha(DEEP_RGB, DEEP)),
-                        with_alpha(DEEP_RGB, DEEP)),
+    "png rgba 16 bit": (
+        imagecodecs.png_encode(with_alpha(DEEP_RGB, DEEP)),
+        with_alpha(DEEP_RGB, DEEP),
+    ),
     "png rgba 16 bit, opaque": (imagecodecs.png_encode(with_alpha(DEEP_RGB, 65535)), DEEP_RGB),
-    "png grey and alpha 16 bit": (imagecodecs.png_encode(with_alpha(DEEP, DEEP[::-1])),
-                                  with_alpha(DEEP, DEEP[::-1])),
+    "png grey and alpha 16 bit": (
+        imagecodecs.png_encode(with_alpha(DEEP, DEEP[::-1])),
+        with_alpha(DEEP, DEEP[::-1]),
+    ),
     "png palette": (indexed(GREY), np.reshape(PALETTE, (256, 3)).astype(np.uint8)[GREY]),
     "bmp": (pillow(RGB, "BMP"), RGB),
     "bmp grey": (pillow(GREY, "BMP"), GREY[:, :, None]),
+    "pgm 16 bit": (pillow(DEEP.astype(np.int32), "PPM"), DEEP[:, :, None]),
     "webp lossless": (pillow(RGB, "WEBP", lossless=True), RGB),
     "tiff uint8": (tiff(GREY), GREY[:, :, None]),
     "tiff uint16": (tiff(DEEP), DEEP[:, :, None]),
@@ -107,15 +112,19 @@ EXACT: dict[str, tuple[bytes, np.ndarray]] = {
     "tiff float32": (tiff(DEEP.astype(np.float32) / 7), (DEEP.astype(np.float32) / 7)[:, :, None]),
     "tiff rgb": (tiff(RGB, photometric="rgb"), RGB),
     "tiff rgb 16 bit": (tiff(DEEP_RGB, photometric="rgb"), DEEP_RGB),
-    "tiff planar": (tiff(np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate"),
-                    RGB),
+    "tiff planar": (tiff(np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate"), RGB),
     "tiff zlib": (tiff(RGB, photometric="rgb", compression="zlib"), RGB),
     "tiff lzw": (tiff(DEEP, compression="lzw", predictor=True), DEEP[:, :, None]),
     "tiff big endian": (tiff(DEEP, byteorder=">"), DEEP[:, :, None]),
     "tiff big": (tiff(GREY, bigtiff=True), GREY[:, :, None]),
-    "tiff five bands": (tiff(np.dstack([GREY] * 4 + [BITS.astype(np.uint8)]),
-                             photometric="minisblack", planarconfig="contig"),
-                        np.dstack([GREY] * 4 + [BITS.astype(np.uint8)])),
+    "tiff five bands": (
+        tiff(
+            np.dstack([GREY] * 4 + [BITS.astype(np.uint8)]),
+            photometric="minisblack",
+            planarconfig="contig",
+        ),
+        np.dstack([GREY] * 4 + [BITS.astype(np.uint8)]),
+    ),
     "tiff white is zero": (tiff(GREY, photometric="miniswhite"), (255 - GREY)[:, :, None]),
     "tiff white is zero, deep": (tiff(DEEP, photometric="miniswhite"), (65535 - DEEP)[:, :, None]),
     "one pixel": (pillow(RGB[:1, :1]), RGB[:1, :1]),
@@ -128,7 +137,7 @@ EXACT: dict[str, tuple[bytes, np.ndarray]] = {
 def test_every_value_of_a_picture_is_read(name: str, tmp_path: Path) -> None:
     data, expected = EXACT[name]
     array = read_image(stored(tmp_path / "x", data))  # no extension: the content decides
-    assert array.dtype.newbyteorder("=") == expected.dtype
+    assert array.dtype == expected.dtype  # of this machine's byte order too
     assert np.array_equal(array, expected)
     assert array.flags.c_contiguous
 
@@ -143,9 +152,7 @@ def test_every_value_of_a_picture_is_read(name: str, tmp_path: Path) -> None:
     ],
     ids=["jpeg", "grey jpeg", "cmyk jpeg", "cmyk tiff"],
 )
-def test_lossy_and_printing_formats(
-    data: bytes, reference: np.ndarray, tmp_path: Path
-) -> None:
+def test_lossy_and_printing_formats(data: bytes, reference: np.ndarray, tmp_path: Path) -> None:
     array = read_image(stored(tmp_path / "x.jpg", data))
     assert array.dtype == np.uint8
     assert array.shape == reference.shape
@@ -182,21 +189,12 @@ def test_a_palette_tiff_is_colours_as_a_picture_and_indices_as_a_mask(tmp_path: 
     assert mask.palette == PALETTE
 
 
-def test_a_palette_tiff_of_four_bits(tmp_path: Path) -> None:
-    values = (GREY // 16).astype(np.uint8)
-    picture = Image.fromarray(values, mode="P")
-    picture.putpalette(list(PALETTE[:48]))
-    picture.save(tmp_path / "x.tif", bits=4)
-    assert np.array_equal(read_mask(tmp_path / "x.tif"), values)
-    colours = np.reshape(PALETTE, (256, 3)).astype(np.uint8)
-    assert np.array_equal(read_image(tmp_path / "x.tif"), colours[values])
-
-
 @pytest.mark.parametrize("name", ["x.jpg", "x.TIF", "x.txt", "ünïcode %20\n-.png"])
 def test_the_extension_does_not_matter(name: str, tmp_path: Path) -> None:
     assert np.array_equal(read_image(stored(tmp_path / name, pillow(RGB))), RGB)
     assert np.array_equal(
-        read_image(stored(tmp_path / name, tiff(DEEP_RGB, photometric="rgb"))), DEEP_RGB)
+        read_image(stored(tmp_path / name, tiff(DEEP_RGB, photometric="rgb"))), DEEP_RGB
+    )
 
 
 # --- masks
@@ -211,8 +209,11 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
         "palette": (indexed(classes), classes, "palette"),
         "grey as rgb": (pillow(np.dstack([GREY] * 3)), GREY, "grey"),
         "colours": (pillow(RGB), RGB.astype(int) @ (65536, 256, 1), "colour"),
-        "opaque colours": (pillow(with_alpha(RGB, 255)), RGB.astype(int) @ (65536, 256, 1),
-                           "colour"),
+        "opaque colours": (
+            pillow(with_alpha(RGB, 255)),
+            RGB.astype(int) @ (65536, 256, 1),
+            "colour",
+        ),
         "alpha only": (pillow(with_alpha(np.zeros_like(RGB), GREY)), GREY, "grey"),
         "alpha only, grey": (pillow(with_alpha(np.zeros_like(GREY), GREY)), GREY, "grey"),
         "opaque grey": (pillow(with_alpha(GREY, 255)), GREY, "grey"),
@@ -238,8 +239,10 @@ NAN = np.where(BITS, np.nan, 1).astype(np.float32)
     ("data", "words"),
     [
         (pillow(with_alpha(RGB, GREY)), "colours and alpha both vary"),
-        (tiff(np.dstack([GREY] * 5), photometric="minisblack", planarconfig="contig"),
-         "5 channels"),
+        (
+            tiff(np.dstack([GREY] * 5), photometric="minisblack", planarconfig="contig"),
+            "5 channels",
+        ),
         (imagecodecs.png_encode(DEEP_RGB), "colour mask of type uint16"),
         (tiff(DEEP / np.float32(7)), "fractional values"),
         (tiff(NAN), "NaN or infinite"),
@@ -257,8 +260,11 @@ def test_masks_that_mean_nothing(data: bytes, words: str, tmp_path: Path) -> Non
     st.one_of(
         arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9)),
         arrays(np.uint16, array_shapes(min_dims=2, max_dims=2, max_side=9)),
-        arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=9),
-               elements=st.integers(0, 65535)),
+        arrays(
+            np.int64,
+            array_shapes(min_dims=2, max_dims=2, max_side=9),
+            elements=st.integers(0, 65535),
+        ),
     )
 )
 def test_masks_of_any_values_come_back(values: np.ndarray) -> None:
@@ -281,8 +287,13 @@ def test_palette_masks_come_back(values: np.ndarray) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(arrays(np.int32, array_shapes(min_dims=2, max_dims=2, max_side=9),
-              elements=st.integers(0, 0xFFFFFF)))
+@given(
+    arrays(
+        np.int32,
+        array_shapes(min_dims=2, max_dims=2, max_side=9),
+        elements=st.integers(0, 0xFFFFFF),
+    )
+)
 def test_colour_masks_come_back(values: np.ndarray) -> None:
     path = Path(os.environ["CONTORNO_TEST_FOLDER"]) / "colour.png"
     write_mask(path, values, kind="colour")
@@ -325,8 +336,10 @@ def raised(path: Path) -> str:
         (b"", "an empty file (0 bytes)"),
         (b"<!DOCTYPE html>\n<html></html>", "a web page"),
         (b"\n <html><body>404</body>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n",
-         "a git-lfs pointer"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n",
+            "a git-lfs pointer",
+        ),
         (b"notes", "not an image in a format known here"),
         (bytes(1000), "not an image in a format known here"),
         (b"II*\0" + bytes(20), "damaged or truncated"),
@@ -350,8 +363,7 @@ def test_things_that_are_no_regular_file(tmp_path: Path) -> None:
 def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.png")
     words: list[str] = []
-    reader = threading.Thread(
-        target=lambda: words.append(raised(tmp_path / "x.png")), daemon=True)
+    reader = threading.Thread(target=lambda: words.append(raised(tmp_path / "x.png")), daemon=True)
     reader.start()
     reader.join(timeout=20)
     assert words == ["not a regular file"]
@@ -374,8 +386,11 @@ WHOLE: dict[str, bytes] = {
     "webp": pillow(SMOOTH, "WEBP"),
     "tiff": tiff(DEEP),
     "tiff zlib": tiff(SMOOTH, photometric="rgb", compression="zlib"),
-    "tiff palette": tiff(GREY, photometric="palette", colormap=(
-        np.reshape(PALETTE, (256, 3)).astype(np.uint16) * 257).T),
+    "tiff palette": tiff(
+        GREY,
+        photometric="palette",
+        colormap=(np.reshape(PALETTE, (256, 3)).astype(np.uint16) * 257).T,
+    ),
     "tiff cmyk": tiff(with_alpha(RGB, GREY), photometric="separated"),
     "tiff by Pillow": pillow(SMOOTH, "TIFF"),
 }
@@ -387,15 +402,15 @@ def test_a_truncated_file_is_never_half_a_picture(name: str, tmp_path: Path) -> 
     data, path = WHOLE[name], tmp_path / "x"
     whole = read_image(stored(path, data))
     cuts = sorted({*range(1, len(data), max(1, len(data) // 60)), *range(len(data) - 9, len(data))})
-    errors = 0
+    errors = []
     for cut in cuts:
         path.write_bytes(data[:cut])
         try:
             assert np.array_equal(read_image(path), whole), cut
         except ImageError as error:
-            errors += 1
-            assert error.problem.what.startswith(("damaged", "not an image"))
-    assert errors > 0.7 * len(cuts)
+            errors.append(error.problem.what)
+    assert len(errors) > 0.7 * len(cuts)
+    assert all(words.startswith(("damaged", "not an image")) for words in errors)
     path.write_bytes(data[: len(data) * 9 // 10])
     assert "damaged or truncated" in raised(path)
 
@@ -404,6 +419,7 @@ def test_a_truncated_file_is_never_half_a_picture(name: str, tmp_path: Path) -> 
 def test_changed_bytes_give_a_picture_or_an_image_error(name: str, tmp_path: Path) -> None:
     """Nothing else escapes: no warning, no error of a decoder's own kind."""
     data, path, random = WHOLE[name], tmp_path / "x", np.random.default_rng(5)
+    errors = []
     for _ in range(120):
         damaged = bytearray(data)
         for place in random.integers(0, random.choice([40, len(data)]), random.integers(1, 5)):
@@ -413,7 +429,9 @@ def test_changed_bytes_give_a_picture_or_an_image_error(name: str, tmp_path: Pat
             try:
                 assert read(path).size > 0
             except ImageError as error:
-                assert error.problem.path == str(path)
+                errors.append(error.problem.path)
+    assert errors
+    assert set(errors) == {str(path)}
 
 
 def test_too_many_pages_or_dimensions(tmp_path: Path) -> None:
@@ -423,8 +441,9 @@ def test_too_many_pages_or_dimensions(tmp_path: Path) -> None:
     assert raised(stored(tmp_path / "x.tif", volume)) == "a TIFF of shape (16, 16, 16)"
 
 
-@pytest.mark.parametrize("data", [pillow(GREY), imagecodecs.png_encode(DEEP_RGB), tiff(GREY),
-                                  pillow(RGB, "BMP")])
+@pytest.mark.parametrize(
+    "data", [pillow(GREY), imagecodecs.png_encode(DEEP_RGB), tiff(GREY), pillow(RGB, "BMP")]
+)
 def test_a_picture_that_is_too_large_is_not_decoded(
     data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,9 +534,17 @@ def test_channels_that_fit() -> None:
 
 @pytest.mark.parametrize(
     ("array", "channels", "have"),
-    [(RGB, 1, 3), (GREY, 2, 1), (GREY, 4, 1), (with_alpha(RGB, GREY), 3, 4),
-     (with_alpha(RGB, 255), 1, 3), (np.dstack([GREY] * 5), 3, 5), (RGB, 4, 3),
-     (GREY[0], 1, 0), (RGB[None], 3, 0)],
+    [
+        (RGB, 1, 3),
+        (GREY, 2, 1),
+        (GREY, 4, 1),
+        (with_alpha(RGB, GREY), 3, 4),
+        (with_alpha(RGB, 255), 1, 3),
+        (np.dstack([GREY] * 5), 3, 5),
+        (RGB, 4, 3),
+        (GREY[0], 1, 0),
+        (RGB[None], 3, 0),
+    ],
 )
 def test_channels_that_do_not_fit(array: np.ndarray, channels: int, have: int) -> None:
     words = refused(lambda: as_channels(array, channels, path="photo.png"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from notebooks import R1, R2, milesial, milesial_weights, shaken
 from torch import Tensor, nn
 
 from contorno.checkpoint import ModelCard, load_model, save_model
@@ -14,7 +15,6 @@ from contorno.config import NetworkConfig, Preprocessing
 from contorno.errors import ConfigError
 from contorno.models import ARCHITECTURES, MilesialUNet, Segmenter, UNet, build_network
 from contorno.models.blocks import activate, fit
-from notebooks import R1, R2, milesial, milesial_weights, shaken
 
 SIZES = [(1, 1), (1, 9), (17, 33), (16, 16), (40, 23)]
 WIDTHS = (4, 8, 16)
@@ -22,13 +22,19 @@ WIDTHS_OF_5 = (2, 4, 8, 16, 32)
 
 
 def make(
-    architecture: str, up: str, activation: str | None, *, in_channels: int = 3,
-    widths: Sequence[int] = WIDTHS, seed: int = 0,
+    architecture: str,
+    up: str,
+    activation: str | None,
+    *,
+    in_channels: int = 3,
+    widths: Sequence[int] = WIDTHS,
+    seed: int = 0,
 ) -> nn.Module:
     torch.manual_seed(seed)
     classes = 3 if activation == "softmax" else 1
     return ARCHITECTURES[architecture](
-        in_channels=in_channels, out_channels=classes, widths=widths, up=up, activation=activation)
+        in_channels=in_channels, out_channels=classes, widths=widths, up=up, activation=activation
+    )
 
 
 def picture(*shape: int, seed: int = 0) -> Tensor:
@@ -58,7 +64,8 @@ def test_the_output_has_the_size_of_the_input(
         assert output.shape == (2, classes, height, width)
         assert output.isfinite().all()
         if activation is not None:
-            assert output.min() >= 0 and output.max() <= 1
+            assert output.min() >= 0
+            assert output.max() <= 1
         if activation == "softmax":
             torch.testing.assert_close(output.sum(dim=1), torch.ones(2, height, width))
 
@@ -92,10 +99,17 @@ def test_a_model_file_brings_back_the_same_model(
     network = shaken(make(architecture, up, activation, in_channels=in_channels))
     card = ModelCard(
         network=NetworkConfig(
-            architecture=architecture, in_channels=in_channels, widths=WIDTHS, up=up,
-            out_channels=3 if activation == "softmax" else 1, activation=activation),
+            architecture=architecture,
+            in_channels=in_channels,
+            widths=WIDTHS,
+            up=up,
+            out_channels=3 if activation == "softmax" else 1,
+            activation=activation,
+        ),
         preprocessing=Preprocessing(
-            mean=(3.5,) * in_channels, std=(71.0,) * in_channels, output="identity"))
+            mean=(3.5,) * in_channels, std=(71.0,) * in_channels, output="identity"
+        ),
+    )
     segmenter = Segmenter(network, card.preprocessing).eval()
     save_model(tmp_path / "first.safetensors", segmenter, card)
     again, read = load_model(tmp_path / "first.safetensors")
@@ -193,8 +207,14 @@ def test_parameter_counts() -> None:
 
 
 def test_build_network_follows_the_config_and_names_unknown_architectures() -> None:
-    config = NetworkConfig(architecture="UNet", in_channels=2, out_channels=4, widths=(4, 8),
-                           up="bilinear", activation="softmax")
+    config = NetworkConfig(
+        architecture="UNet",
+        in_channels=2,
+        out_channels=4,
+        widths=(4, 8),
+        up="bilinear",
+        activation="softmax",
+    )
     network = build_network(config)
     assert isinstance(network, UNet)
     assert network(picture(1, 2, 9, 9)).shape == (1, 4, 9, 9)
@@ -250,9 +270,7 @@ def test_transposed_is_the_r1_notebook(height: int, width: int) -> None:
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 33), (37, 53), (31, 100)])
 @pytest.mark.parametrize("classes", [1, 3])
-def test_milesial_is_the_repository(
-    bilinear: bool, height: int, width: int, classes: int
-) -> None:
+def test_milesial_is_the_repository(bilinear: bool, height: int, width: int, classes: int) -> None:
     weights = milesial_weights(bilinear=bilinear, width=8, classes=classes, seed=4)
     up = "bilinear" if bilinear else "transposed"
     ours = MilesialUNet(3, classes, (8, 16, 32, 64, 128), up=up).eval()
@@ -306,8 +324,9 @@ def test_a_segmenter_of_fixed_size_gives_back_the_picture_s_own_size() -> None:
             seen.append(tuple(x.shape))
             return x[:, :1]
 
-    preprocessing = Preprocessing(size=(32, 48), std=(255.0,) * 3, mean=(0.0,) * 3,
-                                  output="identity")
+    preprocessing = Preprocessing(
+        size=(32, 48), std=(255.0,) * 3, mean=(0.0,) * 3, output="identity"
+    )
     segmenter = Segmenter(Spy(), preprocessing)
     gentle = torch.linspace(0, 255, 21).expand(2, 3, 13, 21)  # a ramp survives both resizes
     output = segmenter(gentle)

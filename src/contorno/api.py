@@ -171,6 +171,7 @@ def _resume(run: Path, workers: int) -> Model:
         for part in parts.values()
         for name, (image, mask) in part.items()
     ]
+    pairs.sort(key=lambda pair: pair.name)  # the order in which labels were decided
     whole, problems = _decode(pairs, config.data.foreground, workers)
     if problems:
         raise InputError(f"{run}: files of this run cannot be read any more", problems)

@@ -22,7 +22,7 @@ from torch import Tensor
 from contorno import __version__
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.data.labels import Labels
-from contorno.errors import ModelFileError
+from contorno.errors import ConfigError, ModelFileError
 from contorno.files import sha256, sweep, write_bytes
 from contorno.models import Segmenter, build_network
 
@@ -81,9 +81,11 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
             f"{path}: its card cannot be read by contorno {__version__}; it may come from a newer "
             f"version ({error.error_count()} value(s) not understood)"
         ) from None
-    segmenter = Segmenter(build_network(card.network), card.preprocessing)
     try:
+        segmenter = Segmenter(build_network(card.network), card.preprocessing)
         segmenter.load_state_dict(tensors)
+    except ConfigError as error:  # an architecture of a newer version
+        raise ModelFileError(f"{path}: {error}") from None
     except RuntimeError as error:
         raise ModelFileError(f"{path}: its weights do not fit its card: {error}") from None
     return segmenter.eval(), card

@@ -21,6 +21,7 @@ app = App(
     "--out drawn",
     version=__version__,
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # `main` says that it stopped
     help_epilogue="Every command has its own help: contorno train --help",
 )
 _recipe = Group("Recipe", help="values that win over the recipe's; config.toml gives its reasons")
@@ -235,7 +236,8 @@ def predict(
     model: Path,
     *inputs: str,
     out: Path,
-    probabilities: Literal["png", "tif"] | None = None,
+    probabilities: bool = False,
+    float_tiff: bool = False,
     overlay: bool = False,
     files: Path | None = None,
     overwrite: bool = False,
@@ -255,7 +257,9 @@ def predict(
     out
         Folder for the masks. What this model drew there before is skipped.
     probabilities
-        Write STEM_probability too: png (16 bit) or tif (float32).
+        Write STEM_probability.png too: 16 bit, 0 to 65535 for 0 to 1.
+    float_tiff
+        Write the probabilities as STEM_probability.tif, float32, instead.
     overlay
         Write STEM_overlay.png too: the picture with the outline drawn on it.
     files
@@ -273,7 +277,7 @@ def predict(
         model,
         inputs,
         out=out,
-        probabilities=probabilities,
+        probabilities="tif" if float_tiff else "png" if probabilities else None,
         overlay=overlay,
         files=files,
         overwrite=overwrite,

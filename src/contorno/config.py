@@ -131,10 +131,10 @@ def read_config(path: Path) -> Config:
         ConfigError: missing, not TOML, or with values that cannot work (all are listed).
     """
     try:
-        return Config.model_validate(tomllib.loads(path.read_text()))
+        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
         raise _config_error(error, str(path)) from None

@@ -6,6 +6,7 @@ appears whole or not at all; an output that this very model made before is skipp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from contorno.checkpoint import ModelCard
+from contorno.data.dataset import usable
 from contorno.data.labels import classify, write_prediction
 from contorno.engines import Engine
 from contorno.errors import InputError, Problem
@@ -55,7 +57,7 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         raise _unfit(
             name, f"an array of shape {image.shape}", "(H, W) or (H, W, C)", "give one picture"
         )
-    wanted = card.preprocessing.dtype
+    image, wanted = usable(image), card.preprocessing.dtype
     if str(image.dtype) != wanted:
         raise _unfit(
             name,
@@ -100,9 +102,12 @@ def predict_files(
             target = out / f"{name}.png"
             wanted = [target, *_extras(target, card, probabilities, overlay)]
             try:
-                if not overwrite and target.exists():
-                    _done_before(target, fingerprint)
-                    if all(extra.exists() for extra in wanted):
+                _refuse_itself(path, wanted)
+                there = [file for file in wanted if file.exists()]
+                if not overwrite and there:
+                    for file in there:
+                        _done_before(file, fingerprint)
+                    if there == wanted:
                         outcome.skipped.append(target)
                         continue
                 _predict_file(engine, card, path, wanted, {_MARK: fingerprint}, overlay)
@@ -179,8 +184,33 @@ def _unique_names(images: Sequence[Path], problems: list[Problem]) -> dict[Path,
     return {path: name for name, path in taken.items()}
 
 
+def _refuse_itself(image: Path, wanted: list[Path]) -> None:
+    """No option makes a picture be replaced by its own mask."""
+    if image.resolve() in [file.resolve() for file in wanted]:
+        raise _unfit(
+            str(image),
+            "the picture itself stands where its mask would be written",
+            "another folder",
+            "use another --out",
+        )
+
+
+def _mark(file: Path) -> str | None:
+    """What names the model that a PNG or TIFF was made by."""
+    if file.suffix == ".png":
+        return png_text(file).get(_MARK)
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page: Any = tiff.pages[0]
+            return str(json.loads(page.description).get(_MARK))
+    except (tifffile.TiffFileError, ValueError, OSError):
+        return None
+
+
 def _done_before(target: Path, fingerprint: str) -> None:
-    if png_text(target).get(_MARK) != fingerprint:
+    if _mark(target) != fingerprint:
         raise _unfit(
             str(target),
             "a file that this model did not make",

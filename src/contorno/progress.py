@@ -69,11 +69,11 @@ def clock(seconds: float) -> str:
 
 def size(bytes_: float) -> str:
     """Bytes as 12.3 MB."""
-    for unit in ("B", "kB", "MB"):
-        if bytes_ < 1000:
+    for unit in ("B", "kB", "MB", "GB"):
+        if bytes_ < 999.5:  # more would be rounded to 1e+03
             return f"{bytes_:.3g} {unit}"
         bytes_ /= 1000
-    return f"{bytes_:.3g} GB"
+    return f"{bytes_:.3g} TB"
 
 
 def table(results: dict[str, Any]) -> None:

@@ -130,10 +130,7 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
         ),
         "preprocessing.size": ((512, 512), r1),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
-        "preprocessing.output": (
-            "identity" if bilinear else "clamp",
-            "values near 0..1 are the probabilities",
-        ),
+        "preprocessing.output": _output(wishes.get("loss", "mse"), bounded=bilinear),
         "training.loss": ("mse", r1),
         "training.optimizer": ("adam", r1),
         "training.learning_rate": (1e-4, "R1 asks for a small one"),
@@ -166,7 +163,7 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
         "preprocessing.mean": (seen.mean, "mean of the training images"),
         "preprocessing.std": (seen.std, "spread of the training images"),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
-        "preprocessing.output": ("sigmoid", "two classes"),
+        "preprocessing.output": _output(wishes.get("loss", "bce+dice")),
         "training.loss": (
             "bce+dice",
             "as in nnU-Net: steady gradients, and overlap is what counts",
@@ -197,6 +194,13 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
     if "epochs" not in wishes:
         choices["training.time"] = (time, "ten minutes unless told otherwise")
     return choices
+
+
+def _output(loss: str, *, bounded: bool = False) -> tuple[str, str]:
+    """How the network's output becomes probabilities, which is for the loss to say."""
+    if loss != "mse":
+        return "sigmoid", "two classes"
+    return "identity" if bounded else "clamp", "values near 0..1 are the probabilities"
 
 
 def _check(config: Config) -> None:

@@ -62,6 +62,7 @@ class Position:
     step: int = 0  # within the epoch
     loss: float = 0.0  # summed over the epoch's steps
     seconds: float = 0.0  # spent on the epoch
+    learning_rate: float = 0.0  # of the last step
     saves: int = 0
     best: float = -1.0  # validation Dice
     best_loss: float = math.inf
@@ -120,8 +121,9 @@ class Trainer:
         if recipe.augment:
             rng = self.sampler.rng(position.epoch, position.step)
             images, masks = augment(images, masks, std=self.segmenter.std, rng=rng)
+        position.learning_rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = position.learning_rate
         self.model.train()
         loss = self._gradients(images, masks)
         norm = _gradient_norm(self.segmenter, recipe.clip)
@@ -421,7 +423,7 @@ def _record(trainer: Trainer, scores: tuple[float, float] | None, better: bool) 
     if scores is not None:
         record |= {"validation_dice": scores[0], "validation_loss": scores[1], "best": better}
     return record | {
-        "learning_rate": float(trainer.optimizer.param_groups[0]["lr"]),
+        "learning_rate": position.learning_rate,
         "images_per_second": round(trainer.rate, 2),
         "seconds": round(position.seconds, 2),
     }

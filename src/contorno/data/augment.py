@@ -38,7 +38,8 @@ def augment(
     gain = _draw(rng, len(images), 1 - _GAIN, 1 + _GAIN).to(images.device)
     offset = _draw(rng, len(images), -_OFFSET, _OFFSET).to(images.device)
     mean = images.mean(dim=(2, 3), keepdim=True)
-    return (images - mean) * gain + mean + offset * std, masks
+    images = (images - mean) * gain + mean + offset * std
+    return images.contiguous(memory_format=torch.channels_last), masks
 
 
 def _turn(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from contorno.data.dataset import Dataset
 from contorno.resample import resize
 
 Array = NDArray[Any]
+Example = tuple[str, Array, Array]  # name, image (h, w, C), class indices (h, w)
+T = TypeVar("T")
 _CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isensee et al. 2021)
 
 
@@ -53,9 +55,10 @@ class Sampler:
     seed: int
 
     def batches(self, epoch: int, *, start: int, workers: int) -> Iterator[Batch]:
-        """The batches from step `start` of an epoch on, prepared ahead by threads."""
-        tasks = [partial(self._batch, epoch, step) for step in range(start, self.steps)]
-        return _ahead(tasks, workers)
+        """The batches from step `start` of an epoch on, read and cut ahead by threads."""
+        tasks = [partial(self._examples, epoch, step) for step in range(start, self.steps)]
+        for examples in _ahead(tasks, workers):
+            yield self._collate(examples)
 
     def rng(self, *key: int) -> np.random.Generator:
         """The random numbers of one place in the run, such as (epoch, step)."""
@@ -73,27 +76,32 @@ class Sampler:
             numbers = range(first, first + self.batch_size)
         return [int(_order(self.seed, n // count, count)[n % count]) for n in numbers]
 
-    def _batch(self, epoch: int, step: int) -> Batch:
-        chosen = self._chosen(epoch, step)
-        examples = [
-            self._example(index, self.rng(epoch, step, place)) for place, index in enumerate(chosen)
-        ]
-        return Batch(
-            torch.stack([image for image, _ in examples]),
-            torch.stack([mask for _, mask in examples]),
-            tuple(self.dataset.pairs[index].name for index in chosen),
-        )
+    def _examples(self, epoch: int, step: int) -> list[Example]:
+        """What a batch is made of; NumPy alone, since torch in several threads would start a team
+        of compute threads for each, all contending with the training for the cores."""
+        examples = []
+        for place, index in enumerate(self._chosen(epoch, step)):
+            image, mask = self.dataset.read(index)
+            if self.crop is not None:
+                rng = self.rng(epoch, step, place)
+                image, mask = random_crop(image, mask, self.crop, rng)
+            examples.append((self.dataset.pairs[index].name, image, mask))
+        return examples
 
-    def _example(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        image, mask = self.dataset.read(index)
-        if self.crop is not None:
-            image, mask = random_crop(image, mask, self.crop, rng)
-        pixels = torch.from_numpy(_for_torch(image)).permute(2, 0, 1)  # (C, h, w), channels last
-        target = torch.from_numpy(np.ascontiguousarray(mask))[None].float()
-        if self.size is not None:
-            pixels = resize(pixels.float()[None], *self.size)[0]
-            target = resize(target[None], *self.size)[0]  # soft edges between 0 and 1, as in R1
-        return pixels, target
+    def _collate(self, examples: list[Example]) -> Batch:
+        names = tuple(name for name, _, _ in examples)
+        if self.size is None:
+            images = _channels_last(np.stack([image for _, image, _ in examples]))
+            masks = torch.from_numpy(np.stack([mask for _, _, mask in examples]))[:, None].float()
+            return Batch(images, masks, names)
+        sized = [resize(_channels_last(i[None]).float(), *self.size) for _, i, _ in examples]
+        soft = [  # soft edges between 0 and 1, as in R1
+            resize(
+                torch.from_numpy(np.require(mask, requirements="W"))[None, None].float(), *self.size
+            )
+            for _, _, mask in examples
+        ]
+        return Batch(torch.cat(sized), torch.cat(soft), names)
 
 
 @lru_cache(maxsize=4)  # a pass may be long, and every batch asks for its part of the order
@@ -132,13 +140,13 @@ def random_crop(
     return image, mask
 
 
-def _for_torch(image: Array) -> Array:
-    """A type that torch computes with; uint16 has few operations there."""
-    image = image.astype(np.int32) if image.dtype == np.uint16 else image
-    return np.require(image, requirements=("C", "W"))
+def _channels_last(images: Array) -> Tensor:
+    """(N, H, W, C) as a tensor (N, C, H, W) that lies in memory as it did, channels last."""
+    images = images.astype(np.int32) if images.dtype == np.uint16 else images  # torch lacks uint16
+    return torch.from_numpy(np.require(images, requirements=("C", "W"))).permute(0, 3, 1, 2)
 
 
-def _ahead(tasks: Sequence[Callable[[], Batch]], workers: int) -> Iterator[Batch]:
+def _ahead(tasks: Sequence[Callable[[], T]], workers: int) -> Iterator[T]:
     """Results in order, `workers` of them being prepared meanwhile; in line when 0."""
     if workers < 1:
         yield from (task() for task in tasks)

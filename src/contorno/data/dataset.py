@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -85,7 +86,7 @@ class Dataset:
         if index in self._cache:
             return self._cache[index]
         pair = self.pairs[index]
-        image = as_channels(_usable(read_image(pair.image)), self.channels, path=str(pair.image))
+        image = as_channels(usable(read_image(pair.image)), self.channels, path=str(pair.image))
         return image, self.labels.classes(_values(read_raw_mask(pair.mask), self.labels.kind))
 
     def subset(self, names: Sequence[str]) -> Dataset:
@@ -163,7 +164,7 @@ def load(
     good: list[tuple[Pair, Facts]] = []
     kept: dict[str, tuple[Array, RawMask]] = {}
     taken = 0
-    for pair, result in _in_order(pairs, workers):
+    for pair, result in _in_order(pairs, workers, channels):
         advance()
         if isinstance(result, Problem):
             problems.append(result)
@@ -192,22 +193,22 @@ def load(
     return dataset, problems
 
 
-def _in_order(pairs: Sequence[Pair], workers: int) -> Any:
+def _in_order(pairs: Sequence[Pair], workers: int, channels: int | None) -> Any:
     """Pairs with the result of decoding each, a bounded number ahead of the reader."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         ahead = 4 * max(workers, 1)
-        waiting = [pool.submit(_examine, pair) for pair in pairs[:ahead]]
+        waiting = [pool.submit(_examine, pair, channels) for pair in pairs[:ahead]]
         for position, pair in enumerate(pairs):
             result = waiting.pop(0).result()
             if position + ahead < len(pairs):
-                waiting.append(pool.submit(_examine, pairs[position + ahead]))
+                waiting.append(pool.submit(_examine, pairs[position + ahead], channels))
             yield pair, result
 
 
-def _examine(pair: Pair) -> Problem | tuple[Facts, Array, RawMask]:
+def _examine(pair: Pair, channels: int | None) -> Problem | tuple[Facts, Array, RawMask]:
     """Decode one pair; its facts, image and raw mask, or what is wrong with it."""
     try:
-        image = _usable(read_image(pair.image))
+        image = usable(read_image(pair.image))
         mask = read_raw_mask(pair.mask)
     except ImageError as error:
         return error.problem
@@ -218,6 +219,9 @@ def _examine(pair: Pair) -> Problem | tuple[Facts, Array, RawMask]:
             f"{_size(image.shape)}, the size of {pair.image.name}",
             "export the mask at the image's size (scaling it here would invent outlines)",
         )
+    if channels is not None:
+        with suppress(ImageError):  # as a prediction takes it; told apart in _uniform
+            image = as_channels(image, channels)
     if image.dtype == np.float32 and not np.isfinite(image).all():
         return Problem(
             str(pair.image),
@@ -247,7 +251,7 @@ def _facts(image: Array, mask: RawMask) -> Facts:
     )
 
 
-def _usable(image: Array) -> Array:
+def usable(image: Array) -> Array:
     """The image in one of the types that are trained on; wide types become float32."""
     return image if str(image.dtype) in TYPES else image.astype(np.float32)
 

@@ -136,7 +136,7 @@ def find_images(
     if files is not None:
         stems = {_stem(path): path for path in unique}
         wanted = _wanted(files, stems, problems)
-        unique = [path for stem, path in stems.items() if stem in wanted]
+        unique = [path for path in unique if _stem(path) in wanted]
     return unique, problems
 
 

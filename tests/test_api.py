@@ -1,0 +1,279 @@
+"""What people call from Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making import EXACT, digest, digests, easy, model_file, save_palette
+from PIL import Image
+
+import contorno
+from contorno import api
+from contorno.config import read_config
+from contorno.errors import ConfigError, InputError, ModelFileError
+
+TINY = {"widths": (4, 8), "crop": 32, "epochs": 15, "learning_rate": 0.01, "batch_size": 4}
+PALETTE = (0, 0, 0, 90, 90, 90, 0, 200, 100)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright discs; the masks are palette pictures, 1 for the ground and 2 for the disc."""
+    root = easy(tmp_path_factory.mktemp("data"), 8)
+    for path in sorted((root / "masks").iterdir()):
+        save_palette(path, np.asarray(Image.open(path)) // 255 + 1, PALETTE)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    before = digests(data)
+    model = contorno.train(data / "images", data / "masks", out=folder, **TINY, **EXACT)
+    assert isinstance(model, contorno.Model)
+    assert model.path == folder / "model.safetensors"
+    assert digests(data) == before
+    return folder
+
+
+# Names
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    loaded = python(
+        "import sys, contorno; dir(contorno); contorno.__version__; print(sorted("
+        "{name.partition('.')[0] for name in sys.modules}))"
+    )
+    assert not {"torch", "numpy", "pydantic", "PIL", "scipy"} & set(
+        json.loads(loaded.replace("'", '"'))
+    )
+
+
+def test_public_names_are_what_they_say() -> None:
+    assert set(dir(contorno)) == set(contorno.__all__)
+    for name in contorno.__all__:
+        assert getattr(contorno, name) is not None
+    assert contorno.load is api.load
+    assert contorno.UNet(widths=(2, 4)).out.out_channels == 1
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        contorno.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("first", ["import contorno.train", "import contorno.api", "pass"])
+def test_functions_outlive_the_modules_of_their_name(first: str) -> None:
+    words = python(
+        f"{first}\n"
+        "import contorno\n"
+        "from contorno import evaluate, predict, train\n"
+        "import contorno.predict, contorno.evaluate, contorno.train\n"
+        "from contorno.train import Trainer\n"
+        "assert contorno.train is train and callable(train), train\n"
+        "assert contorno.evaluate is evaluate and contorno.predict is predict\n"
+        "print(train.__module__, evaluate.__module__, predict.__module__, Trainer.__module__)"
+    )
+    assert words == "contorno.api contorno.api contorno.api contorno.train"
+
+
+# Train, load, predict, evaluate
+
+
+def test_a_run_folder_holds_what_it_should(run: Path, data: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.toml",
+        "split.json",
+        "log.jsonl",
+        "model.safetensors",
+        "state",
+        "results.json",
+        "report.html",
+        "predictions",
+    }
+    assert not [path for path in run.rglob("*") if path.name.startswith(".contorno-")]
+    parts = json.loads((run / "split.json").read_text())
+    assert len(parts["training"]) == 6
+    assert len(parts["validation"]) == 2
+    for part in parts.values():
+        for name, (image, mask) in part.items():
+            assert Path(image) == (data / "images" / f"{name}.png").resolve()
+            assert Path(mask) == (data / "masks" / f"{name}.png").resolve()
+    config = read_config(run / "config.toml")
+    assert config.training.epochs == 15
+    assert config.network.widths == (4, 8)
+    assert config.reasons["network.widths"] == "as asked"
+    assert config.reasons["training.optimizer"]
+    results = json.loads((run / "results.json").read_text())
+    assert results["scored_on"].startswith("validation part of the training set")
+    assert sorted(row["name"] for row in results["images"]) == sorted(parts["validation"])
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_loaded_models_draw_arrays_and_files(run: Path, data: Path, as_text: bool) -> None:
+    path = data / "images" / "p3.png"
+    image = np.asarray(Image.open(path))
+    truth = np.asarray(Image.open(data / "masks" / "p3.png"))
+    model = contorno.load(
+        str(run) if as_text else run / "model.safetensors", device="cpu", precision="32"
+    )
+    mask = model.predict(image)
+    assert mask.shape == (32, 32)
+    assert mask.dtype == np.uint8
+    assert set(np.unique(mask)) == {1, 2}
+    assert (mask == truth).mean() > 0.95
+    probabilities = model.probabilities(image)
+    assert probabilities.shape == (32, 32)
+    assert probabilities.dtype == np.float32
+    assert 0 <= probabilities.min() < 0.5 < probabilities.max() <= 1
+    assert np.array_equal(mask == 2, probabilities >= 0.5)
+    assert np.array_equal(model.predict(image[..., None]), mask)
+    for named in (path, str(path)):
+        assert np.array_equal(model.predict(named), mask)
+        assert np.array_equal(model.probabilities(named), probabilities)
+
+
+def test_files_come_out_as_the_masks_went_in(run: Path, data: Path, tmp_path: Path) -> None:
+    outcome = contorno.predict(run, data / "images", out=tmp_path, device="cpu", precision="32")
+    assert len(outcome.written) == 8
+    model = contorno.load(run, device="cpu", precision="32")
+    for path in outcome.written:
+        with Image.open(path) as picture:
+            assert picture.mode == "P"
+            assert tuple(picture.getpalette()[:9]) == PALETTE
+            assert np.array_equal(np.asarray(picture), model.predict(data / "images" / path.name))
+
+
+def test_evaluation_of_the_run_is_what_the_run_said(run: Path, data: Path, tmp_path: Path) -> None:
+    said = json.loads((run / "results.json").read_text())
+    (tmp_path / "list.txt").write_text("\n".join(row["name"] for row in said["images"]))
+    results = contorno.evaluate(
+        run,
+        data / "images",
+        data / "masks",
+        files=tmp_path / "list.txt",
+        device="cpu",
+        precision="32",
+    )
+    assert results["pooled"] == said["pooled"]
+    assert results["model"]["sha256"] == digest(run / "model.safetensors")
+    assert results["per_image"]["dice"]["mean"] > 0.9
+    assert (run / "evaluation" / "results.json").exists()  # in the run folder, where none is given
+    last = (run / "log.jsonl").read_text().splitlines()
+    best = max(json.loads(line)["validation_dice"] for line in last)
+    assert results["per_image"]["dice"]["mean"] == pytest.approx(best)
+
+
+def test_the_same_run_twice_is_the_same_model(run: Path, data: Path, tmp_path: Path) -> None:
+    again = api.train(
+        data / "images", data / "masks", out=tmp_path / "run", **TINY, **(EXACT | {"workers": 2})
+    )
+    assert again.sha256 == digest(run / "model.safetensors")
+    other = api.train(
+        data / "images", data / "masks", out=tmp_path / "other", seed=1, **TINY, **EXACT
+    )
+    assert other.sha256 != again.sha256
+
+
+def test_chosen_validation_files_and_one_folder(data: Path, tmp_path: Path) -> None:
+    together = tmp_path / "all"
+    together.mkdir()
+    for path in sorted((data / "images").iterdir()):
+        (together / path.name).write_bytes(path.read_bytes())
+        (together / f"{path.stem}-truth.png").write_bytes((data / "masks" / path.name).read_bytes())
+    (tmp_path / "validation.txt").write_text("p0\np7.png\n")
+    (tmp_path / "files.txt").write_text("p0\np1\np2\np7\n")
+    api.train(
+        together,
+        suffix="-truth",
+        files=tmp_path / "files.txt",
+        validation_files=tmp_path / "validation.txt",
+        out=tmp_path / "run",
+        **(TINY | {"epochs": 1}),
+        **EXACT,
+    )
+    parts = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert {key: sorted(part) for key, part in parts.items()} == {
+        "training": ["p1", "p2"],
+        "validation": ["p0", "p7"],
+    }
+
+
+# What cannot work
+
+
+def test_wrong_calls_say_so(data: Path, run: Path, tmp_path: Path) -> None:
+    folders = (data / "images", data / "masks")
+    with pytest.raises(ConfigError, match="train needs a folder of images"):
+        api.train()
+    with pytest.raises(ConfigError, match="give one of the two"):
+        api.train(*folders, time="5s", epochs=3, out=tmp_path / "x")
+    with pytest.raises(ConfigError, match="no duration"):
+        api.train(*folders, time="soon", out=tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"exists already .* --resume"):
+        api.train(*folders, out=run)
+    with pytest.raises(ConfigError, match="validation"):
+        api.train(*folders, validation=1.5, out=tmp_path / "x")
+    with pytest.raises(ConfigError, match="colour"):
+        api.train(*folders, colour="blue", out=tmp_path / "x")
+    with pytest.raises(ConfigError, match="recipe"):
+        api.train(*folders, recipe="best", out=tmp_path / "x")
+    with pytest.raises(InputError, match="each needs at least one"):
+        (tmp_path / "one.txt").write_text("p1")
+        api.train(*folders, files=tmp_path / "one.txt", out=tmp_path / "x", **EXACT)
+    assert not (tmp_path / "x").exists()  # nothing is made before all is known to work
+
+
+def test_runs_without_a_name_get_a_free_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = TINY | {"epochs": 1}
+    first = api.train(data / "images", data / "masks", **options, **EXACT)
+    second = api.train(data / "images", data / "masks", **options, **EXACT)
+    assert first.path.parent.parent == second.path.parent.parent == Path("runs")
+    assert second.path.parent.name == first.path.parent.name + "-2"
+
+
+def test_what_is_no_model_is_named(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(ModelFileError, match="no such model file"):
+        contorno.load(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ModelFileError, match=r"without model\.safetensors"):
+        contorno.load(data)
+    sample = np.asarray(Image.open(data / "images" / "p0.png"))[..., None]
+    path = model_file(tmp_path / "model.safetensors", sample)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ModelFileError, match="damaged"):
+        contorno.load(path)
+
+
+def test_demo_draws_trains_and_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from contorno.data import demo
+
+    real = demo.write
+    monkeypatch.setattr(
+        demo,
+        "write",
+        lambda folder, **options: real(folder, **(options | {"train": 4, "test": 2, "size": 64})),
+    )  # the real one takes a minute
+    results = api.demo(tmp_path / "demo", time="0.5s")
+    assert len(results["images"]) == 2
+    assert 0 < results["otsu_dice"] < 1
+    assert "Held-out images: Otsu's threshold" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "run" / "model.safetensors").exists()
+    with pytest.raises(ConfigError, match="holds a demo run already"):
+        api.demo(tmp_path / "demo", time="0.5s")

@@ -1,0 +1,400 @@
+"""The command line: help that helps, errors without tracebacks, exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from making import WORDS, easy, model_file, save
+from PIL import Image
+
+import contorno
+from contorno import api, cli, progress
+from contorno.cli import main
+from contorno.errors import Interrupted, StorageError
+
+COMMANDS = ("train", "evaluate", "predict", "convert", "demo")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return easy(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sample = np.asarray(Image.open(data / "images" / "p0.png"))[..., None]
+    return model_file(tmp_path_factory.mktemp("model") / "model.safetensors", sample)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_words_and_every_command_an_example(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Example: contorno {command} " in text
+    for name in inspect.signature(getattr(cli, command)).parameters:
+        option = "--" + name.replace("_", "-")
+        line = next(
+            line
+            for line in text.splitlines()
+            if re.search(rf"(^|[\s*│]){option}(?![\w-])", line) or name.upper() in line
+        )
+        words = re.sub(r"--[\w-]+|[A-Z_]{2,}|\[.*?\]", "", line).strip(" │*")
+        assert len(words.split()) >= 2, line
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_the_first_page_lists_the_commands(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"\b{command}\b", text) for command in COMMANDS)
+    assert "Example: contorno train" in text
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == contorno.__version__
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom contorno.cli import main\n"
+        f"for command in {COMMANDS}: main([command, '--help'])\nmain(['--help'])\n"
+        "print('loaded', sorted({'torch', 'numpy', 'pydantic', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train", "--epoch", "3", "i", "m"], "--epoch"),
+        (["train", "i", "m", "--epochs", "many"], "many"),
+        (["train", "i", "m", "--recipe", "best"], "best"),
+        (["train", "i", "m", "more"], "more"),
+        (["train", "i", "m", "--up", "nearest"], "nearest"),
+        (["predict", "model", "images"], "--out"),
+        (["evaluate", "model"], "IMAGES"),
+        (["retrain", "i", "m"], "retrain"),
+        (["predict", "m", "i", "--out", "o", "--device", "tpu"], "tpu"),
+    ],
+)
+def test_options_that_do_not_exist(
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert named in output.err + output.out
+    assert "Traceback" not in output.err + output.out
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
+    """The message of a command that cannot work, on standard error and without a traceback."""
+    assert main(words) == code
+    output = capsys.readouterr()
+    assert "Traceback" not in output.out + output.err
+    assert output.err.startswith("contorno: ")
+    return output.err
+
+
+def test_wrong_input_is_told_in_words(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, masks, out = str(data / "images"), str(data / "masks"), str(tmp_path / "out")
+    assert "nowhere: there is no such folder" in refused(
+        ["train", str(tmp_path / "nowhere"), masks, "--out", out], capsys
+    )
+    assert "sub-folders: images, masks" in refused(["train", str(data), masks], capsys)
+    assert "train needs a folder of images" in refused(["train"], capsys)
+    assert "give one of the two" in refused(
+        ["train", images, masks, "--time", "5s", "--epochs", "2"], capsys
+    )
+    assert "widths '4;8' must be whole numbers" in refused(
+        ["train", images, masks, "--widths", "4;8"], capsys
+    )
+    assert "time '5 parsecs'" in refused(["train", images, masks, "--time", "5 parsecs"], capsys)
+    assert "no such model file or run folder" in refused(
+        ["predict", str(tmp_path / "m"), images, "--out", out], capsys
+    )
+    assert "no image to predict" in refused(
+        ["predict", str(model), str(tmp_path / "*.png"), "--out", out], capsys
+    )
+    assert "there is no such folder" in refused(
+        ["evaluate", str(model), str(tmp_path / "nowhere"), masks, "--out", out], capsys
+    )
+    assert "nowhere.pth" in refused(
+        ["convert", str(tmp_path / "nowhere.pth"), "--out", out], capsys
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_pairs(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.txt").write_text("p1\n")
+    words = refused(
+        [
+            "train",
+            str(data / "images"),
+            str(data / "masks"),
+            "--files",
+            str(tmp_path / "one.txt"),
+            "--out",
+            str(tmp_path / "out"),
+            *WORDS,
+        ],
+        capsys,
+    )
+    assert "1 usable pair(s) give" in words
+    assert "each needs at least one" in words
+
+
+def test_masks_without_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = easy(tmp_path, 3)
+    for path in (root / "masks").iterdir():
+        save(path, np.zeros((32, 32), np.uint8))
+    words = refused(
+        [
+            "train",
+            str(root / "images"),
+            str(root / "masks"),
+            "--out",
+            str(tmp_path / "out"),
+            *WORDS,
+        ],
+        capsys,
+    )
+    assert "all masks hold the single value 0: there is nothing to learn" in words
+
+
+# Exit codes, with stand-ins for what goes wrong inside
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "contorno: stopped"),
+        (Interrupted("Stopped at epoch 2", exit_code=143), 143, "contorno: Stopped at epoch 2"),
+        (StorageError("x: no space"), 1, "contorno: x: no space"),
+        (ZeroDivisionError("a bug"), 1, "contorno: an error of contorno itself: ZeroDivisionError"),
+    ],
+)
+def test_errors_have_a_message_and_an_exit_code(
+    error: BaseException,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stand_in(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "train", stand_in)
+    message = refused(["train", "i", "m"], capsys, code=code)
+    assert message.startswith(words)
+    assert ("--debug" in message) == isinstance(error, ZeroDivisionError)
+
+
+def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "contorno", "train", str(tmp_path / "nowhere"), "m"]
+    env = os.environ | {"PYTHONWARNINGS": "error"}
+    plain = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
+    assert plain.returncode == 2
+    assert "Traceback" not in plain.stderr
+    assert "nowhere: there is no such folder" in plain.stderr
+    debug = subprocess.run([*words, "--debug"], capture_output=True, text=True, check=False)
+    assert debug.returncode != 0
+    assert "Traceback" in debug.stderr
+    assert "find_pairs" in debug.stderr
+
+
+def test_ctrl_c_before_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = api.find_pairs
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(api, "find_pairs", interrupted)
+    refused(
+        [
+            "train",
+            str(data / "images"),
+            str(data / "masks"),
+            "--out",
+            str(tmp_path / "out"),
+            *WORDS,
+        ],
+        capsys,
+        code=130,
+    )
+
+
+# What is shown
+
+
+class Terminal(io.StringIO):
+    """Standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_a_bar_takes_the_place_of_lines(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    code = main(
+        [
+            "train",
+            str(data / "images"),
+            str(data / "masks"),
+            "--out",
+            str(tmp_path / "run"),
+            "--epochs",
+            "3",
+            "--crop",
+            "32",
+            "--workers",
+            "0",
+            *WORDS,
+        ]
+    )
+    assert code == 0
+    shown = terminal.getvalue()
+    assert "Training" in shown
+    assert "images/s" in shown
+    assert not re.search(r"^Epoch 1/3", shown, re.M)
+    assert "Report:" in shown
+
+
+def test_evaluate_prints_a_table(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "i" / "none.png", np.zeros((32, 32), np.uint8))
+    save(tmp_path / "m" / "none.png", np.zeros((32, 32), np.uint8))
+    for folder, short in (("images", "i"), ("masks", "m")):
+        for path in (data / folder).iterdir():
+            (tmp_path / short / path.name).write_bytes(path.read_bytes())
+    assert (
+        main(
+            [
+                "evaluate",
+                str(model),
+                str(tmp_path / "i"),
+                str(tmp_path / "m"),
+                "--out",
+                str(tmp_path / "out"),
+                "--device",
+                "cpu",
+                "--precision",
+                "32",
+            ]
+        )
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert "7 images, threshold 0.5" in text
+    for name in ("Dice", "IoU", "Precision", "Recall", "Boundary F", "HD95"):
+        assert re.search(rf"{name}.*\d\.\d{{4}} \(\d", text)
+    assert "1 image(s) without any object, " in text
+
+
+def test_convert_and_predict(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    notebook = contorno.UNet(1, 1, widths=(4, 8), up="bilinear", activation="sigmoid")
+    torch.save(notebook.state_dict(), tmp_path / "unet.pth")
+    out = tmp_path / "model.safetensors"
+    assert main(["convert", str(tmp_path / "unet.pth"), "--out", str(out)]) == 0
+    assert "UNet, bilinear, 1 channel(s) in, 1 out, widths 4, 8" in capsys.readouterr().out
+    assert main(["convert", str(tmp_path / "unet.pth"), "--out", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "convert",
+                str(tmp_path / "unet.pth"),
+                "--out",
+                str(out),
+                "--overwrite",
+                "--size",
+                "16",
+            ]
+        )
+        == 0
+    )
+    assert main(["predict", str(out), str(data / "images"), "--out", str(tmp_path / "drawn")]) == 0
+    assert len(list((tmp_path / "drawn").iterdir())) == 6
+
+
+def test_demo_passes_its_options_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = {}
+    figure = {"mean": 0.5, "low": 0.4, "high": 0.6, "value": None}
+    results = {
+        "images": [1],
+        "threshold": 0.5,
+        "empty": {"images": 0},
+        "pooled": {"dice": figure},
+        "per_image": dict.fromkeys(
+            ("dice", "iou", "precision", "recall", "boundary_f", "hd95"), figure
+        ),
+    }
+
+    def stand_in(out: Path, **options: object) -> dict[str, object]:
+        seen.update(options, out=out)
+        return results
+
+    monkeypatch.setattr(api, "demo", stand_in)
+    assert main(["demo", "--out", str(tmp_path), "--time", "3s", "--seed", "4"]) == 0
+    assert seen == {"out": tmp_path, "time": "3s", "seed": 4}
+    assert "0.5000 (0.4000 to 0.6000)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0:00"), (42.4, "0:42"), (725, "12:05"), (3723, "1:02:03"), (59.6, "1:00")],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert progress.clock(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (12_300_000, "12.3 MB"),
+        (98_304, "98.3 kB"),
+        (5e9, "5 GB"),
+        (2e12, "2e+03 GB"),
+    ],
+)
+def test_sizes_in_words(count: float, words: str) -> None:
+    assert progress.size(count) == words

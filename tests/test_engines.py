@@ -1,0 +1,180 @@
+"""One contract for every engine: the same probabilities however the pictures are handed over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from notebooks import shaken
+
+from contorno.config import Preprocessing
+from contorno.engines import Engine
+from contorno.engines.pytorch import PyTorchEngine
+from contorno.hardware import Hardware
+from contorno.images import read_image
+from contorno.models import Segmenter, UNet
+
+EXACT = Hardware("cpu", "32-true", "CPU, float32")
+COARSE = Hardware("cpu", "bf16-mixed", "CPU, bfloat16")
+ENGINES: dict[str, Callable[[Segmenter], Engine]] = {
+    "pytorch": lambda segmenter: PyTorchEngine(segmenter, EXACT),
+    "pytorch bf16": lambda segmenter: PyTorchEngine(segmenter, COARSE),
+}
+# Largest difference allowed between two ways of asking for the same thing: sums in another order.
+CLOSE = {"pytorch": 1e-5, "pytorch bf16": 0.05}
+TYPES = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0, "float32": 2.5}
+SIZES = [(1, 1), (17, 33), (40, 24), (5, 64)]
+every_engine = pytest.mark.parametrize("name", list(ENGINES))
+
+
+def model(
+    scale: float = 255.0,
+    *,
+    classes: int = 1,
+    size: tuple[int, int] | None = None,
+    up: str = "transposed",
+) -> Segmenter:
+    torch.manual_seed(0)
+    network = shaken(UNet(3, classes, (4, 8, 16), up=up))
+    preprocessing = Preprocessing(
+        mean=(0.1 * scale, 0.2 * scale, 0.3 * scale),
+        std=(scale / 2,) * 3,
+        size=size,
+        output="sigmoid" if classes == 1 else "softmax",
+    )
+    return Segmenter(network, preprocessing).eval()
+
+
+def pictures(count: int, height: int, width: int, kind: str = "uint8") -> np.ndarray:
+    values = np.random.default_rng(0).random((count, height, width, 3)) * TYPES[kind]
+    return values.astype(kind)
+
+
+def plain(segmenter: Segmenter, batch: np.ndarray) -> np.ndarray:
+    """The whole model step by step, in double precision."""
+    images = torch.from_numpy(batch.astype(np.float64)).permute(0, 3, 1, 2).contiguous()
+    size = images.shape[-2:]
+    if segmenter.size is not None:
+        images = F.interpolate(images, segmenter.size, mode="bilinear", antialias=True)
+    network = copy.deepcopy(segmenter.network).double()
+    with torch.no_grad():
+        values = network((images - segmenter.mean.double()) / segmenter.std.double())
+    result = torch.sigmoid(values) if values.shape[1] == 1 else torch.softmax(values, dim=1)
+    if segmenter.size is not None:
+        result = F.interpolate(result, size, mode="bilinear", antialias=True)
+    return result.numpy()
+
+
+@every_engine
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_probabilities_of_every_type_and_size(name: str, kind: str, classes: int) -> None:
+    segmenter = model(TYPES[kind], classes=classes)
+    for height, width in SIZES:
+        batch = pictures(2, height, width, kind)
+        expected = plain(segmenter, batch)
+        found = ENGINES[name](segmenter).probabilities(batch)
+        assert found.shape == (2, classes, height, width)
+        assert found.dtype == np.float32
+        assert found.min() >= 0
+        assert found.max() <= 1
+        assert np.abs(found - expected).mean() < CLOSE[name]
+        if name == "pytorch":
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@every_engine
+@pytest.mark.parametrize("up", ["transposed", "bilinear"])
+def test_batches_of_1_and_8_are_the_same(name: str, up: str) -> None:
+    engine = ENGINES[name](model(up=up))
+    batch = pictures(8, 33, 47)
+    together = engine.probabilities(batch)
+    alone = np.concatenate([engine.probabilities(batch[i : i + 1]) for i in range(8)])
+    assert together.std() > 0.1
+    np.testing.assert_allclose(together, alone, rtol=0, atol=CLOSE[name])
+
+
+@pytest.fixture
+def two_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@every_engine
+def test_the_number_of_threads_does_not_matter(
+    name: str, two_threads: Callable[[int], None]
+) -> None:
+    engine = ENGINES[name](model())
+    batch = pictures(3, 65, 63)
+    two_threads(1)
+    one = engine.probabilities(batch)
+    two_threads(2)
+    np.testing.assert_allclose(engine.probabilities(batch), one, rtol=0, atol=CLOSE[name])
+
+
+@every_engine
+def test_asking_twice_gives_the_same_and_changes_nothing(name: str) -> None:
+    segmenter = model()
+    before = {key: value.clone() for key, value in segmenter.state_dict().items()}
+    engine = ENGINES[name](segmenter)
+    batch = pictures(2, 17, 33)
+    kept = batch.copy()
+    first = engine.probabilities(batch)
+    segmenter.train()  # as between two epochs: statistics of the batch must not be used
+    assert np.array_equal(engine.probabilities(batch), first)
+    assert np.array_equal(batch, kept)
+    for key, value in segmenter.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@every_engine
+@pytest.mark.parametrize("kind", TYPES)
+def test_arrays_of_any_layout(name: str, kind: str) -> None:
+    """Read-only, sliced, flipped and Fortran-ordered arrays: no warning, and the same answer."""
+    engine = ENGINES[name](model(TYPES[kind]))
+    batch = pictures(2, 18, 34, kind)
+    first = engine.probabilities(batch)
+    locked = batch.copy()
+    locked.setflags(write=False)
+    wide = np.repeat(batch, 2, axis=2)
+    for other in (locked, np.asfortranarray(batch), wide[:, :, ::2], batch[:, ::-1][:, ::-1]):
+        assert np.array_equal(engine.probabilities(other), first)
+
+
+@every_engine
+def test_a_fixed_size_is_the_model_s_own_business(name: str) -> None:
+    segmenter = model(size=(32, 48))
+    batch = pictures(2, 21, 37)
+    found = ENGINES[name](segmenter).probabilities(batch)
+    assert found.shape == (2, 1, 21, 37)
+    assert np.abs(found - plain(segmenter, batch)).mean() < CLOSE[name]
+
+
+@every_engine
+def test_real_pictures_from_files(name: str, tiny_set: Path) -> None:
+    """Read from disk, one by one or as a batch: what a prediction of a folder relies on."""
+    engine = ENGINES[name](model())
+    images = [read_image(path) for path in sorted((tiny_set / "test" / "images").iterdir())]
+    assert [image.shape for image in images] == [(64, 64, 3)] * 3
+    together = engine.probabilities(np.stack(images))
+    alone = [engine.probabilities(image[None])[0] for image in images]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=CLOSE[name])
+
+
+def test_bfloat16_is_used_when_asked_and_close() -> None:
+    batch = pictures(4, 64, 64)
+    exact, coarse = (ENGINES[name](model()).probabilities(batch) for name in ENGINES)
+    error = np.abs(exact - coarse)
+    assert error.max() > 1e-5
+    assert error.mean() < 0.01
+    assert np.unique(coarse).size > 1000  # probabilities themselves are not of eight bits
+
+
+def test_the_name_says_where_it_runs() -> None:
+    assert PyTorchEngine(model(), EXACT).name == "PyTorch on CPU, float32"

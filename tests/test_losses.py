@@ -1,0 +1,153 @@
+"""Each loss against a slow and obvious formula; finite at any logit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from contorno.config import Loss
+from contorno.losses import LOSSES
+
+Pixels = list[tuple[float, float]]  # (output, target)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def log1p_exp(x: float) -> float:
+    return max(x, 0) + math.log1p(math.exp(-abs(x)))
+
+
+def entropy(x: float, t: float) -> float:
+    """-t log p - (1 - t) log (1 - p) for p = sigmoid(x)."""
+    return t * log1p_exp(-x) + (1 - t) * log1p_exp(x)
+
+
+def mse(pixels: Pixels) -> float:
+    return sum((x - t) ** 2 for x, t in pixels) / len(pixels)
+
+
+def bce(pixels: Pixels) -> float:
+    return sum(entropy(x, t) for x, t in pixels) / len(pixels)
+
+
+def dice(pixels: Pixels) -> float:
+    both = sum(sigmoid(x) * t for x, t in pixels)
+    sizes = sum(sigmoid(x) for x, _ in pixels) + sum(t for _, t in pixels)
+    return 1 - (2 * both + 2) / (sizes + 2)
+
+
+def focal(pixels: Pixels) -> float:
+    return sum((t - sigmoid(x)) ** 2 * entropy(x, t) for x, t in pixels) / len(pixels)
+
+
+def tversky(pixels: Pixels) -> float:
+    both = sum(sigmoid(x) * t for x, t in pixels)
+    missed = sum((1 - sigmoid(x)) * t for x, t in pixels)
+    extra = sum(sigmoid(x) * (1 - t) for x, t in pixels)
+    return 1 - (both + 1) / (both + 0.7 * missed + 0.3 * extra + 1)
+
+
+SLOW: dict[str, Callable[[Pixels], float]] = {
+    "mse": mse,
+    "bce": bce,
+    "dice": dice,
+    "bce+dice": lambda p: bce(p) + dice(p),
+    "focal": focal,
+    "tversky": tversky,
+}
+every_loss = pytest.mark.parametrize("name", list(LOSSES))
+
+
+def sample(seed: int, *, scale: float = 3, soft: bool = False) -> tuple[Tensor, Tensor]:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, scale, (3, 1, 5, 7))
+    target = random.random((3, 1, 5, 7))
+    target = target if soft else np.round(target)
+    return torch.from_numpy(logits).float(), torch.from_numpy(target).float()
+
+
+def pixels(logits: Tensor, target: Tensor) -> Pixels:
+    return list(
+        zip(logits.double().ravel().tolist(), target.double().ravel().tolist(), strict=True)
+    )
+
+
+def test_the_names_are_those_of_the_config() -> None:
+    assert set(LOSSES) == set(get_args(Loss)) == set(SLOW)
+
+
+@every_loss
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_against_the_slow_formula(name: str, seed: int, soft: bool) -> None:
+    logits, target = sample(seed, soft=soft)
+    expected = SLOW[name](pixels(logits, target))
+    assert float(LOSSES[name](logits, target)) == pytest.approx(expected, rel=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("value", [-1e4, -100.0, 0.0, 100.0, 1e4])
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_extreme_logits_have_finite_losses_and_gradients(
+    name: str, value: float, label: float
+) -> None:
+    logits = torch.full((2, 1, 4, 4), value, requires_grad=True)
+    loss = LOSSES[name](logits, torch.full((2, 1, 4, 4), label))
+    loss.backward()
+    assert loss.isfinite()
+    assert loss >= 0
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    expected = SLOW[name]([(value, label)] * 32)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@every_loss
+def test_right_is_better_than_unsure_is_better_than_wrong(name: str) -> None:
+    _, target = sample(3)
+    plain = name == "mse"
+    right = target if plain else (target - 0.5) * 20
+    unsure = torch.full_like(target, 0.5 if plain else 0.0)
+    wrong = 1 - target if plain else -right
+    losses = [float(LOSSES[name](output, target)) for output in (right, unsure, wrong)]
+    assert losses == sorted(losses)
+    assert losses[0] < 1e-2 < losses[1]
+
+
+@pytest.mark.parametrize("name", ["dice", "tversky"])
+@pytest.mark.parametrize("seed", range(5))
+def test_overlaps_lie_from_0_to_1(name: str, seed: int) -> None:
+    assert 0 <= float(LOSSES[name](*sample(seed, scale=10))) <= 1
+    empty = torch.zeros(2, 1, 64, 64)
+    assert float(LOSSES[name](empty - 50, empty)) == pytest.approx(0, abs=1e-6)
+    assert float(LOSSES[name](empty + 50, empty)) > 0.99
+    assert float(LOSSES[name](empty - 50, empty + 1)) > 0.99
+
+
+def test_a_missed_pixel_costs_more_than_a_false_one_in_tversky() -> None:
+    target = torch.zeros(1, 1, 10, 10)
+    target[..., :5, :] = 1
+    exact = (target - 0.5) * 40
+    missed, extra = exact.clone(), exact.clone()
+    missed[..., 0, :] = -20
+    extra[..., 9, :] = 20
+    tversky_loss, dice_loss = LOSSES["tversky"], LOSSES["dice"]
+    assert tversky_loss(missed, target) > 1.5 * tversky_loss(extra, target)
+    assert dice_loss(missed, target) == pytest.approx(float(dice_loss(extra, target)), rel=0.3)
+
+
+@every_loss
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    logits, target = sample(4, scale=1, soft=True)
+    logits = logits.double()[:1, :, :2, :3].requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: LOSSES[name](x, target.double()[:1, :, :2, :3]), logits
+    )

@@ -1,0 +1,431 @@
+"""Masks of new files: in the user's own values, each whole or not at all, nothing overwritten."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from making import Array, digests, model_file, save, save_palette
+from PIL import Image
+
+from contorno import api, predict, tiles
+from contorno.cli import main
+from contorno.data.dataset import load as load_data
+from contorno.data.demo import draw
+from contorno.data.labels import Labels
+from contorno.data.pairs import Pair
+from contorno.errors import ConfigError, InputError
+from contorno.images import ImageError, read_raw_mask
+from contorno.model import Model, load
+from contorno.predict import draw_outline, probability_map
+
+SAMPLE = draw(0, size=64)[0]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for index, name in enumerate(("a.png", "b.tif", "c.PNG", "odd name %.png")):
+        save(folder / name, draw(index, size=64)[0][: 64 - 9 * index])
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = model_file(tmp_path_factory.mktemp("model") / "model.safetensors", SAMPLE)
+    return load(path, device="cpu", precision="32")
+
+
+def drawn(model: Model, path: Path) -> Array:
+    """What the model says of a file, in one pass and without the code under test."""
+    image = tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
+    return model.engine.probabilities(image[None])[0, 0] >= 0.5
+
+
+def predicted(model: Model, inputs: object, out: Path, **options: object) -> predict.Outcome:
+    return api.predict(model, inputs, out=out, **options)  # type: ignore[arg-type]
+
+
+# What is written
+
+
+def test_a_folder_gives_a_mask_for_each_image(model: Model, photos: Path, tmp_path: Path) -> None:
+    before = digests(photos)
+    outcome = predicted(model, photos, tmp_path / "out")
+    names = ["a.png", "b.png", "c.png", "odd name %.png"]
+    assert sorted(p.name for p in outcome.written) == names
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+    assert not outcome.skipped
+    assert not outcome.problems
+    for source in sorted(photos.glob("*.*")):
+        if source.suffix == ".txt":
+            continue
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{source.stem}.png"))
+        truth = drawn(model, source)
+        assert mask.dtype == np.uint8
+        assert np.array_equal(mask, truth * np.uint8(255))
+        assert 0.1 < truth.mean() < 0.9
+    assert digests(photos) == before
+
+
+def test_files_folders_patterns_and_lists(model: Model, photos: Path, tmp_path: Path) -> None:
+    several = [photos / "b.tif", str(photos / "[ac].*"), str(photos / "b.*")]
+    outcome = predicted(model, several, tmp_path / "some")
+    assert [p.name for p in outcome.written] == ["b.png", "a.png", "c.png"]
+    one = predicted(model, str(photos / "a.png"), tmp_path / "one")
+    assert [p.name for p in one.written] == ["a.png"]
+    (tmp_path / "list.txt").write_text("c\nodd name %.png\n")
+    listed = predicted(model, photos, tmp_path / "listed", files=tmp_path / "list.txt")
+    assert [p.name for p in listed.written] == ["c.png", "odd name %.png"]
+
+
+def labelled(tmp_path: Path, mask: Array, save_mask: object = save) -> Labels:
+    """What the package decides on such masks."""
+    save(tmp_path / "i.png", SAMPLE)
+    save_mask(tmp_path / "m.png", mask)  # type: ignore[operator]
+    dataset, _ = load_data([Pair("p", tmp_path / "i.png", tmp_path / "m.png")], workers=0)
+    return dataset.labels
+
+
+@pytest.mark.parametrize("coding", ["0-1", "7-200", "16-bit", "palette", "colours", "soft"])
+def test_masks_come_in_the_users_own_values(tmp_path: Path, photos: Path, coding: str) -> None:
+    truth = draw(0, size=64)[1] > 0
+    palette = (0, 0, 0, 9, 9, 9, 250, 100, 0)
+    if coding == "palette":
+        labels = labelled(
+            tmp_path, np.where(truth, 2, 1), lambda path, mask: save_palette(path, mask, palette)
+        )
+        low, high = 1, 2
+    elif coding == "colours":
+        colours = np.where(truth[..., None], (255, 0, 0), (0, 64, 128)).astype(np.uint8)
+        labels, low, high = labelled(tmp_path, colours), 0x004080, 0xFF0000
+    elif coding == "soft":
+        small = Image.fromarray(truth.astype(np.uint8) * 255).resize((512, 512))
+        soft = np.asarray(small.resize((64, 64), Image.Resampling.BILINEAR))
+        labels, low, high = labelled(tmp_path, soft), 0, 255
+    else:
+        low, high = {"0-1": (0, 1), "7-200": (7, 200), "16-bit": (0, 1000)}[coding]
+        kind = np.uint16 if coding == "16-bit" else np.uint8
+        labels = labelled(tmp_path, np.where(truth, high, low).astype(kind))
+    file = model_file(tmp_path / "model.safetensors", SAMPLE, labels=labels)
+    model = load(file, device="cpu", precision="32")
+    predicted(model, photos / "a.png", tmp_path / "out")
+    written = read_raw_mask(tmp_path / "out" / "a.png")
+    expected = drawn(model, photos / "a.png")
+    assert np.array_equal(written.values, np.where(expected, high, low))
+    assert np.array_equal(model.predict(SAMPLE), np.where(expected, high, low))
+    assert written.kind == {"palette": "palette", "colours": "colour"}.get(coding, "grey")
+    if coding == "palette":
+        assert written.palette[:9] == palette
+
+
+def test_probabilities_as_16_bit_png(model: Model, photos: Path, tmp_path: Path) -> None:
+    predicted(model, photos / "a.png", tmp_path, probabilities="png")
+    sixteen = np.asarray(Image.open(tmp_path / "a_probability.png"))
+    exact = model.probabilities(SAMPLE)
+    assert sixteen.max() > 40000
+    assert np.abs(sixteen / 65535 - exact).max() <= 0.5 / 65535 + 1e-7
+    mask = np.asarray(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(mask > 0, exact >= 0.5)
+
+
+def test_probabilities_as_float_tiff(model: Model, photos: Path, tmp_path: Path) -> None:
+    predicted(model, photos / "a.png", tmp_path, probabilities="tif")
+    values = tifffile.imread(tmp_path / "a_probability.tif")
+    assert values.dtype == np.float32
+    assert np.array_equal(values, model.probabilities(SAMPLE))
+    with pytest.raises(ConfigError, match="must be png or tif"):
+        predicted(model, photos, tmp_path, probabilities="jpg")
+
+
+def test_a_model_of_several_classes(photos: Path, tmp_path: Path) -> None:
+    labels = Labels(
+        values=(0, 100, 200), names=("a", "b", "c"), threshold=None, foreground=(100, 200)
+    )
+    file = model_file(tmp_path / "m.safetensors", SAMPLE, labels=labels, classes=3)
+    model = load(file, device="cpu", precision="32")
+    probabilities = model.probabilities(SAMPLE)
+    assert probabilities.shape == (64, 64, 3)
+    assert np.allclose(probabilities.sum(-1), 1, atol=1e-5)
+    predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif", overlay=True)
+    mask = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(mask, probabilities.argmax(-1) * 100)
+    for index in range(3):
+        one = tifffile.imread(tmp_path / "out" / f"a_probability_{index}.tif")
+        assert np.array_equal(one, probabilities[..., index])
+    assert (tmp_path / "out" / "a_overlay.png").exists()
+
+
+def test_the_overlay_is_the_picture_with_an_outline(
+    model: Model, photos: Path, tmp_path: Path
+) -> None:
+    predicted(model, photos / "a.png", tmp_path, overlay=True)
+    shown = np.asarray(Image.open(tmp_path / "a_overlay.png"))
+    mask = np.asarray(Image.open(tmp_path / "a.png")) > 0
+    marked = (shown == (255, 0, 200)).all(-1)
+    assert np.array_equal(shown[~marked], SAMPLE[~marked])
+    assert marked.any()
+    assert not marked[~mask].any()
+    for y, x in np.argwhere(mask)[::7]:  # within 2 steps of background, and no other pixel
+        near = [
+            (y + dy, x + dx)
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+            if abs(dy) + abs(dx) <= 2 and 0 <= y + dy < 64 and 0 <= x + dx < 64
+        ]
+        rim = any(not mask[place] for place in near)
+        assert marked[y, x] == rim
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(1, np.uint16), (2, np.float32), (5, np.uint8)])
+def test_overlays_of_any_picture(channels: int, kind: type) -> None:
+    image = (np.random.default_rng(0).random((20, 30, channels)) * 200).astype(kind)
+    classes = np.zeros((20, 30), np.uint8)
+    classes[:10, 5:25] = 1
+    shown = np.asarray(draw_outline(image, classes))
+    marked = (shown == (255, 0, 200)).all(-1)
+    assert shown.shape == (20, 30, 3)
+    assert marked[9, 5:25].all()
+    assert not marked[0, 8:22].any()  # the rim of the picture is no outline
+    if kind is not np.uint8:
+        assert shown[~marked].max() == 255  # stretched, so that something is seen
+
+
+# Again, and over what is there
+
+
+def test_a_second_run_skips_what_is_done(model: Model, photos: Path, tmp_path: Path) -> None:
+    predicted(model, photos, tmp_path)
+    (tmp_path / "c.png").unlink()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    outcome = predicted(model, photos, tmp_path)
+    assert [p.name for p in outcome.written] == ["c.png"]
+    assert sorted(p.name for p in outcome.skipped) == ["a.png", "b.png", "odd name %.png"]
+    assert all(p.stat().st_mtime_ns == when for p, when in before.items())
+    extras = {"overlay": True, "probabilities": "tif"}
+    more = predicted(model, photos, tmp_path, **extras)  # something new was asked for
+    assert len(more.written) == 4
+    assert len(predicted(model, photos, tmp_path, **extras).skipped) == 4
+
+
+def test_a_mask_that_was_cut_short_is_not_taken_for_done(
+    model: Model, photos: Path, tmp_path: Path
+) -> None:
+    predicted(model, photos / "a.png", tmp_path)
+    target = tmp_path / "a.png"
+    whole = target.read_bytes()
+    target.write_bytes(whole[:-20])
+    outcome = predicted(model, photos / "a.png", tmp_path)
+    assert not outcome.skipped
+    assert not outcome.written
+    assert "did not make" in outcome.problems[0].what
+    assert predicted(model, photos / "a.png", tmp_path, overwrite=True).written == [target]
+    assert target.read_bytes() == whole
+
+
+def test_another_model_does_not_overwrite(model: Model, photos: Path, tmp_path: Path) -> None:
+    predicted(model, photos / "a.png", tmp_path / "out")
+    before = digests(tmp_path / "out")
+    other = load(
+        model_file(tmp_path / "other.safetensors", SAMPLE, seed=1), device="cpu", precision="32"
+    )
+    outcome = predicted(other, photos, tmp_path / "out")
+    assert len(outcome.written) == 3
+    (problem,) = outcome.problems
+    assert problem.path == str(tmp_path / "out" / "a.png")
+    assert "--overwrite" in problem.fix
+    assert digests(tmp_path / "out")["a.png"] == before["a.png"]
+    assert predicted(other, photos / "a.png", tmp_path / "out", overwrite=True).written
+    assert digests(tmp_path / "out")["a.png"] != before["a.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "a_probability.png", "a_probability.tif", "a_overlay.png"]
+)
+def test_a_file_of_the_users_is_not_overwritten(
+    model: Model, photos: Path, tmp_path: Path, name: str
+) -> None:
+    save(tmp_path / name, np.eye(5, dtype=np.uint8))
+    before, kind = digests(tmp_path), name[-3:]
+    outcome = predicted(model, photos / "a.png", tmp_path, probabilities=kind, overlay=True)
+    assert [p.path for p in outcome.problems] == [str(tmp_path / name)]
+    assert digests(tmp_path)[name] == before[name]
+    assert predicted(
+        model, photos / "a.png", tmp_path, probabilities=kind, overlay=True, overwrite=True
+    ).written
+    assert digests(tmp_path)[name] != before[name]
+
+
+def test_the_pictures_themselves_are_never_overwritten(
+    model: Model, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((photos / "a.png").read_bytes())
+    before = digests(folder)
+    for overwrite in (False, True):
+        outcome = predicted(model, folder, folder, overwrite=overwrite)
+        assert len(outcome.problems) == 1
+        assert digests(folder) == before
+
+
+# Problems
+
+
+def test_bad_files_are_reported_and_the_rest_is_done(
+    model: Model, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    save(folder / "good.png", SAMPLE)
+    save(folder / "deep.png", SAMPLE[..., 0].astype(np.uint16))
+    save(folder / "bands.tif", np.zeros((9, 9, 5), np.uint8))
+    (folder / "cut.png").write_bytes((photos / "a.png").read_bytes()[:300])
+    (folder / "zero.png").touch()
+    os.mkfifo(folder / "fifo.png")
+    outcome = predicted(model, [folder, folder / "nowhere.png"], tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
+    problems = {Path(p.path).name: p for p in outcome.problems}
+    assert set(problems) == {
+        "deep.png",
+        "bands.tif",
+        "cut.png",
+        "zero.png",
+        "fifo.png",
+        "nowhere.png",
+    }
+    assert problems["deep.png"].what == "an image of type uint16"
+    assert problems["deep.png"].expected == "uint8, as the model was trained on"
+    assert problems["bands.tif"].what == "an image of 5 channel(s)"
+    assert problems["bands.tif"].expected == "3, as the model was trained on"
+    assert all(p.fix for p in problems.values())
+
+
+def test_two_images_of_one_name_do_not_share_a_mask(model: Model, tmp_path: Path) -> None:
+    first = save(tmp_path / "one" / "a.png", SAMPLE)
+    second = save(tmp_path / "two" / "a.png", SAMPLE[::-1].copy())
+    outcome = predicted(model, [first, second], tmp_path / "out")
+    assert len(outcome.written) == 1
+    (problem,) = outcome.problems
+    assert problem.path == str(second)
+    assert str(first) in problem.what
+    (tmp_path / "list.txt").write_text("a\n")
+    listed = predicted(model, [first, second], tmp_path / "out2", files=tmp_path / "list.txt")
+    assert [p.path for p in listed.problems] == [str(second)]
+
+
+def test_no_image_at_all_is_an_error(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no image to predict") as caught:
+        predicted(model, [tmp_path / "*.png", tmp_path / "x.png"], tmp_path / "out")
+    assert len(caught.value.problems) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_counts_and_ends_with_1_on_problems(
+    model: Model, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(model.path), str(photos), "--out", str(tmp_path), "--device", "cpu"]
+    assert main(words) == 0
+    assert "4 mask(s) written" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "nowhere.png"), "--overlay", "--probabilities"]) == 1
+    output = capsys.readouterr()
+    assert "1 problem(s)" in output.out
+    assert "nowhere.png: no such file" in " ".join(output.err.split())
+    assert len(list(tmp_path.glob("*_overlay.png"))) == 4
+    assert main(words) == 0
+    assert "0 mask(s) written" in capsys.readouterr().out
+
+
+# Arrays
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        (SAMPLE.astype(np.float32), "an image of type float32"),
+        (SAMPLE.astype(np.uint16), "an image of type uint16"),
+        (SAMPLE[..., :2], "an image of 2 channel(s)"),
+        (SAMPLE[None], "an array of shape (1, 64, 64, 3)"),
+        (SAMPLE[0, 0], "an array of shape (3,)"),
+        (SAMPLE[:0], "an array of shape (0, 64, 3)"),
+    ],
+)
+def test_arrays_that_do_not_fit(model: Model, image: Array, what: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        model.predict(image)
+    assert caught.value.problem.what == what
+
+
+def test_values_that_are_no_numbers(tmp_path: Path) -> None:
+    image = SAMPLE.astype(np.float32)
+    model = load(model_file(tmp_path / "m.safetensors", image), device="cpu", precision="32")
+    image[3, 3, 0] = np.nan
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        model.probabilities(image)
+    path = save(tmp_path / "i.tif", image)
+    with pytest.raises(ImageError, match=r"i\.tif: NaN or infinite"):
+        model.probabilities(path)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int32, np.uint32])
+def test_wide_types_are_predicted_as_they_are_trained_on(tmp_path: Path, kind: type) -> None:
+    wide = (SAMPLE[..., 0] * 3).astype(kind)
+    save(tmp_path / "i.tif", wide)
+    save(tmp_path / "m.png", draw(0, size=64)[1])
+    dataset, problems = load_data([Pair("p", tmp_path / "i.tif", tmp_path / "m.png")], workers=0)
+    assert not problems
+    learnt = dataset.read(0)[0]
+    model = load(model_file(tmp_path / "m.safetensors", learnt), device="cpu", precision="32")
+    expected = model.engine.probabilities(learnt[None])[0, 0]
+    assert np.array_equal(model.probabilities(tmp_path / "i.tif"), expected)
+    assert np.array_equal(model.probabilities(wide), expected)
+    assert predicted(model, tmp_path / "i.tif", tmp_path / "out").written
+
+
+def test_grey_and_opaque_alpha_fit_a_colour_model(model: Model, tmp_path: Path) -> None:
+    grey = SAMPLE[..., 1]
+    assert np.array_equal(model.predict(grey), model.predict(np.stack([grey] * 3, -1)))
+    opaque = np.dstack([SAMPLE, np.full((64, 64), 255, np.uint8)])
+    assert np.array_equal(model.predict(save(tmp_path / "o.png", opaque)), model.predict(SAMPLE))
+
+
+# Large pictures
+
+
+class Watched:
+    """The real engine, noting the size of what it is given."""
+
+    def __init__(self, model: Model) -> None:
+        self.name, self.model, self.shapes = "watched", model, []
+
+    def probabilities(self, batch: Array) -> Array:
+        self.shapes.append(batch.shape[1:3])
+        return self.model.engine.probabilities(batch)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = tiles.stitch.__kwdefaults__
+    monkeypatch.setitem(defaults, "whole", 48 * 48)
+    monkeypatch.setitem(defaults, "tile", 48)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_large_picture_is_done_in_tiles_without_seams(model: Model, tmp_path: Path) -> None:
+    image = np.concatenate([draw(index, size=96)[0] for index in range(2)], axis=1)
+    watched = Watched(model)
+    tiled = probability_map(watched, model.card, image)[0]
+    assert set(watched.shapes) == {(48, 48)}
+    whole = model.engine.probabilities(image[None])[0, 0]
+    assert tiled.shape == whole.shape == (96, 192)
+    rim = 12  # of a tile: what this network sees beyond its edge
+    inner = (slice(rim, -rim), slice(rim, -rim))
+    assert np.abs(tiled - whole)[inner].mean() < 0.01
+    assert ((tiled >= 0.5) == (whole >= 0.5)).mean() > 0.98
+    save(tmp_path / "large.png", image)
+    predicted(model, tmp_path / "large.png", tmp_path / "out")
+    written = np.asarray(Image.open(tmp_path / "out" / "large.png"))
+    assert np.array_equal(written > 0, tiled >= 0.5)

@@ -1,0 +1,120 @@
+"""What is printed: plain lines where nobody looks, a bar on a terminal, figures for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contorno import progress
+from contorno.progress import bar, clock, say, size, table, warn
+
+
+def test_messages_are_not_wrapped_or_interpreted(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "[bold]path/" + "x" * 300 + " 12 [/red]"
+    say(message)
+    warn(message)
+    written = capsys.readouterr()
+    assert written.out == message + "\n"
+    assert written.err == message + "\n"
+
+
+def test_a_bar_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("Reading", 3) as advance:
+        advance("words")
+        advance(steps=2)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    with bar("Training", 10, start=4) as advance:
+        advance("loss 0.5")
+        say("epoch done")
+        advance("loss 0.4", steps=3)
+    written = capsys.readouterr().out
+    assert "Training" in written
+    assert "8/10" in written
+    assert "loss 0.4" in written
+    assert "epoch done" in written
+
+
+def test_is_terminal_follows_standard_output() -> None:
+    assert progress.is_terminal() is False  # pytest captures it
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0:00"),
+        (0.4, "0:00"),
+        (42, "0:42"),
+        (59.6, "1:00"),
+        (725, "12:05"),
+        (3599.7, "1:00:00"),
+        (3723, "1:02:03"),
+        (36000, "10:00:00"),
+    ],
+)
+def test_clock(seconds: float, words: str) -> None:
+    assert clock(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (12_345, "12.3 kB"),
+        (12_345_678, "12.3 MB"),
+        (999_600, "1 MB"),
+        (2_500_000_000, "2.5 GB"),
+        (3_210_000_000_000, "3.21 TB"),
+    ],
+)
+def test_size(bytes_: float, words: str) -> None:
+    assert size(bytes_) == words
+
+
+@given(st.integers(0, 10**14))
+def test_a_size_is_right_to_three_digits(bytes_: int) -> None:
+    number, unit = size(bytes_).split()
+    assert "e" not in number
+    scale = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+    assert float(number) * scale == pytest.approx(bytes_, rel=0.006)
+
+
+def results(*, empty: int) -> dict[str, Any]:
+    figure = {"mean": 0.91234, "low": 0.9, "high": 0.95, "n": 3}
+    nothing = {"mean": None, "low": None, "high": None, "n": 0}
+    pooled = {"value": 0.87654, "low": 0.8, "high": 0.9}
+    names = ("dice", "iou", "precision", "recall")
+    return {
+        "images": [{}] * 3,
+        "threshold": 0.5,
+        "per_image": dict.fromkeys(names, figure) | {"boundary_f": figure, "hd95": nothing},
+        "pooled": dict.fromkeys(names, pooled),
+        "empty": {"images": empty, "with_false_positives": 1, "false_positive_rate": 0.5},
+    }
+
+
+def test_a_table_of_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    table(results(empty=0))
+    written = capsys.readouterr().out
+    assert "3 images, threshold 0.5" in written
+    assert "0.9123 (0.9000 to 0.9500)" in written
+    assert "0.8765 (0.8000 to 0.9000)" in written
+    last = next(line for line in written.splitlines() if "HD95" in line)
+    assert last.count(" - ") == 2
+    assert "false positives" not in written
+    table(results(empty=2))
+    assert "2 image(s) without any object, 1 of them with" in capsys.readouterr().out

@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM are noted while work goes on; a second Ctrl-C is obeyed at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from contorno.signals import StopRequest
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_the_handlers_come_back(number: int) -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with StopRequest() as stop:
+        assert not stop.requested
+        send(number)
+        assert stop.requested
+        assert stop.signal == number
+    assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_a_second_ctrl_c_is_not_polite() -> None:
+    with StopRequest() as stop:
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handlers_come_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), StopRequest():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_the_main_thread_it_does_nothing() -> None:
+    seen: list[bool] = []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            seen.append(stop.requested)
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+    assert signal.getsignal(signal.SIGINT) == before
