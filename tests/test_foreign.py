@@ -358,7 +358,6 @@ def test_predict_writes_what_plain_pytorch_computes(
             "--out",
             str(tmp_path / "drawn"),
             "--probabilities",
-            "png",
             "--precision",
             "32",
             "--device",

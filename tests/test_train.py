@@ -165,6 +165,12 @@ def test_cooling_begins_early_when_nothing_gets_better(
     assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
 
 
+def test_another_seed_is_another_model(discs: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        fit(trainer(discs, tmp_path / str(seed), seed=seed, epochs=1), workers=0)
+    assert model(tmp_path / "0") != model(tmp_path / "1")
+
+
 def test_random_streams_never_repeat(discs: Path, tmp_path: Path) -> None:
     sampler = trainer(discs, tmp_path, seed=5).sampler
     keys = [(a,) for a in range(6)] + [(a, b) for a in range(6) for b in range(6)]

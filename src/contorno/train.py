@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ from contorno.signals import StopRequest
 from contorno.tiles import stitch
 
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
-_PROBE = 5  # batches timed to fit the schedule to a time
 
 
 @dataclass
@@ -374,26 +373,36 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
         Values of epochs, steps_per_epoch and validate_every.
     """
     before = copy.deepcopy(trainer.segmenter.state_dict())
-    times = []
-    for batch in trainer.sampler.batches(0, start=0, workers=workers):
-        began = time.monotonic()
-        trainer._gradients(*trainer.fabric.to_device((batch.images, batch.masks)))
-        times.append(time.monotonic() - began)
-        if len(times) == _PROBE:
-            break
+    step = 1.1 * _pace(  # the update itself and the data come on top
+        lambda batch: trainer._gradients(*trainer.fabric.to_device((batch.images, batch.masks))),
+        trainer.sampler.batches(0, start=0, workers=workers),
+        seconds,
+    )
     trainer.segmenter.load_state_dict(before)
-    step = float(np.median(times[1:] or times)) * 1.1  # the update itself comes on top
     image, _ = trainer.validation.read(0)
-    stitch(image, trainer.engine.probabilities)
-    began = time.monotonic()
-    stitch(image, trainer.engine.probabilities)
+    one = _pace(lambda image: stitch(image, trainer.engine.probabilities), [image] * 5, seconds)
     pixels = sum(facts.pixels for facts in trainer.validation.facts)
-    validation = (time.monotonic() - began) * pixels / (image.shape[0] * image.shape[1])
+    validation = one * pixels / (image.shape[0] * image.shape[1])
     total = max(1, int(seconds / step))
     steps = max(1, min(trainer.sampler.steps, max(total // 20, 10)))
     every = max(1, math.ceil(validation / (0.15 * steps * step)))  # at most 15% of the time
     epochs = max(1, round(seconds / (steps * step + validation / every)))
     return {"epochs": epochs, "steps_per_epoch": steps, "validate_every": min(every, epochs)}
+
+
+def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> float:
+    """Seconds that one item takes: the median, without the first two, which set things up.
+
+    Ends after 3% of the budget, but not before three items.
+    """
+    began, times = time.monotonic(), []
+    for item in items:
+        before = time.monotonic()
+        work(item)
+        times.append(time.monotonic() - before)
+        if len(times) >= 3 and time.monotonic() - began > 0.03 * budget:
+            break
+    return float(np.median(times[2:] or times))
 
 
 def config_digest(config: Config) -> str:
