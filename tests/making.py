@@ -87,12 +87,14 @@ def read_all(root: Path, **options: Any) -> Dataset:
     return dataset
 
 
-def trainer(root: Path, run: Path, *, recipe: str = "auto", **wishes: Any) -> Trainer:
+def trainer(
+    root: Path, run: Path, *, recipe: str = "auto", precision: str = "32", **wishes: Any
+) -> Trainer:
     """A trainer of a tiny network, as `api.train` would make it."""
     whole = read_all(root)
     parts = split(whole.names, share=0.2, seed=0)
     training, validation = (whole.subset(names) for names in parts)
-    hardware = choose(device="cpu", precision="32")
+    hardware = choose(device="cpu", precision=precision)
     fits = {"size": (32, 32)} if recipe == "classic" else {"crop": 32}
     config = resolve(
         recipe,
@@ -121,7 +123,7 @@ def model_file(
     segmenter = Segmenter(build_network(network), preprocessing).eval()
     images = torch.from_numpy(values).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        output = segmenter.raw(images)
+        output = segmenter.network(segmenter.normalise(images))
         scale = 3 / output.std()  # probabilities from near 0 to near 1
         segmenter.network.out.weight *= scale
         segmenter.network.out.bias.copy_(scale * (segmenter.network.out.bias - output.median()))

@@ -312,7 +312,7 @@ def test_a_segmenter_normalises_and_activates() -> None:
     segmenter = Segmenter(network, Preprocessing(mean=(10.0, 20.0), std=(2.0, 4.0)))
     images = torch.tensor([[[[14.0]], [[12.0]]]])
     plain = torch.tensor([[[[2.0]], [[-2.0]]]])
-    assert torch.equal(segmenter.raw(images), plain)
+    assert torch.equal(segmenter.network(segmenter.normalise(images)), plain)
     torch.testing.assert_close(segmenter(images), torch.sigmoid(plain))
 
 

@@ -328,7 +328,7 @@ def test_accumulated_gradients_are_those_of_the_mean(
                 nn.functional.mse_loss
                 if loss == "mse"
                 else nn.functional.binary_cross_entropy_with_logits
-            )(new.segmenter.raw(images), masks, reduction="none")
+            )(new.segmenter.network(new.segmenter.normalise(images)), masks, reduction="none")
             for images, masks in pieces
         ]
     )
@@ -735,3 +735,17 @@ def test_the_recipe_asks_less_of_a_short_time(discs: Path, tmp_path: Path) -> No
     }
     assert set(long.reasons) <= everything
     assert read_image(discs / "images" / "p0.png").shape == (32, 32, 1)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("32", torch.float32)])
+def test_convolutions_compute_in_the_precision_announced(
+    discs: Path, tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    """Autocast must reach the network: a wrapper that loses it halves the speed in silence."""
+    new = trainer(discs, tmp_path, precision=precision)
+    seen = []
+    new.segmenter.network.bottom.conv[0].register_forward_hook(
+        lambda layer, inputs, output: seen.append(output.dtype)
+    )
+    new.step(next(new.sampler.batches(0, start=0, workers=0)))
+    assert seen == [dtype]

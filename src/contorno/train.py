@@ -92,12 +92,14 @@ class Trainer:
             accelerator=hardware.accelerator, devices=1, precision=hardware.precision
         )
         torch.manual_seed(recipe.seed)
-        segmenter = Segmenter(build_network(config.network), config.preprocessing)
-        segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.optimizer = self.fabric.setup(segmenter, _optimizer(segmenter, recipe))
-        self.model.mark_forward_method("raw")
-        self.segmenter = segmenter
-        self.average = copy.deepcopy(segmenter) if recipe.ema else segmenter
+        self.segmenter = Segmenter(build_network(config.network), config.preprocessing)
+        self.segmenter.to(self.fabric.device).to(
+            memory_format=torch.channels_last  # type: ignore[call-overload]
+        )
+        self.network, self.optimizer = self.fabric.setup(
+            self.segmenter.network, _optimizer(self.segmenter, recipe)
+        )
+        self.average = copy.deepcopy(self.segmenter) if recipe.ema else self.segmenter
         self.engine = PyTorchEngine(self.average, hardware)
         self.sampler = Sampler(
             training,
@@ -123,7 +125,7 @@ class Trainer:
         position.learning_rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = position.learning_rate
-        self.model.train()
+        self.network.train()
         loss = self._gradients(images, masks)
         norm = _gradient_norm(self.segmenter, recipe.clip)
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -141,7 +143,7 @@ class Trainer:
                 total = 0.0
                 for start in range(0, len(images), self.position.micro_batch):
                     piece = slice(start, start + self.position.micro_batch)
-                    output = self.model.raw(images[piece])
+                    output = self.network(self.segmenter.normalise(images[piece]))
                     share = len(output) / len(images)
                     loss = self.loss(output.float(), masks[piece]) * share
                     self.fabric.backward(loss)

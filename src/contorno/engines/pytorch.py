@@ -25,7 +25,9 @@ class PyTorchEngine:
     def __init__(self, segmenter: nn.Module, hardware: Hardware) -> None:
         self.name = f"PyTorch on {hardware.reason}"
         self._hardware = hardware
-        self._segmenter = segmenter.to(hardware.accelerator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._segmenter = segmenter.to(hardware.accelerator).to(
+            memory_format=torch.channels_last  # type: ignore[call-overload]
+        )
 
     def probabilities(self, batch: Array) -> Array:
         """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""

@@ -6,8 +6,6 @@ disagree about them.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -35,14 +33,14 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
 
-    def raw(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) raw values to the network's own output, before any activation outside it."""
-        return cast(Tensor, self.network((images.float() - self.mean) / self.std))
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) raw values to what the network wants."""
+        return (images.float() - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) raw values to (N, K, H, W) float32 probabilities."""
         height, width = images.shape[-2:]
         if self.size is not None:
             images = resize(images.float(), *self.size)
-        probabilities = activate(self.raw(images), self.output).float()
+        probabilities = activate(self.network(self.normalise(images)), self.output).float()
         return resize(probabilities, height, width)
