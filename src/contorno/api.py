@@ -22,7 +22,7 @@ from contorno.files import sweep, write_text
 from contorno.hardware import choose, cores, free_memory
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
-from contorno.predict import Outcome, predict_files, reject_nothing
+from contorno.predict import Outcome, predict_files
 from contorno.progress import bar, clock, say, warn
 from contorno.progress import size as in_bytes
 from contorno.recipes import fingerprint, resolve
@@ -80,7 +80,14 @@ def train(
         TrainingError: the loss is not finite, or memory does not suffice.
     """
     workers = cores() if workers is None else workers
+    wishes = {key: value for key, value in wishes.items() if value is not None}
     if resume is not None:
+        given = {"images": images, "masks": masks, "out": out, "time": time, "files": files}
+        given = {key: value for key, value in given.items() if value is not None} | wishes
+        if given:
+            raise ConfigError(
+                f"resume takes everything from the run folder; leave out {', '.join(given)}"
+            )
         return _resume(Path(resume), workers)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
@@ -96,7 +103,6 @@ def train(
         foreground=foreground,
     )
     hardware = choose(device=device, precision=precision)
-    wishes = {key: value for key, value in wishes.items() if value is not None}
     if time is not None:
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
@@ -301,7 +307,8 @@ def predict(
     loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
     several = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images, problems = find_images(several, files=Path(files) if files else None)
-    reject_nothing(images, problems)
+    if not images:
+        raise InputError("no image to predict", problems)
     mark = f"{loaded.sha256} {loaded.hardware.precision}"
     outcome = predict_files(
         loaded.engine,

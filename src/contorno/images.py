@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from contorno.errors import InputError, Problem
-from contorno.files import write_bytes
+from contorno.files import sha256, write_bytes
 
 Array = NDArray[Any]
 
@@ -69,6 +69,15 @@ def read_image(path: Path) -> Array:
     if array.shape[2] in (2, 4) and np.ptp(array[:, :, -1]) == 0:
         array = array[:, :, :-1]
     return np.ascontiguousarray(array)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of an image file.
+
+    Raises:
+        ImageError: not a readable file.
+    """
+    return sha256(_read_file(path))
 
 
 def read_mask(path: Path) -> Array:

@@ -21,12 +21,13 @@ from contorno.checkpoint import ModelCard
 from contorno.data.dataset import usable
 from contorno.data.labels import classify, write_prediction
 from contorno.engines import Engine
-from contorno.errors import InputError, Problem
+from contorno.errors import Problem
 from contorno.files import write_bytes
 from contorno.images import (
     ImageError,
     as_channels,
     encode_png,
+    file_digest,
     png_text,
     read_image,
     write_probabilities,
@@ -35,7 +36,7 @@ from contorno.progress import bar
 from contorno.tiles import stitch
 
 Array = NDArray[Any]
-_MARK = "contorno-model"  # key of the PNG text that names the model a mask was made by
+_MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
 
 
 @dataclass
@@ -87,10 +88,10 @@ def predict_files(
         engine, card: the model.
         images: files to read.
         out: folder to write to.
-        fingerprint: tells this model from others; written into every mask.
+        fingerprint: tells this model from others; written into every mask, with the picture's.
         probabilities: "png" for 16-bit PNG or "tif" for float32 TIFF, beside the mask.
         overlay: also draw the outline on the picture.
-        overwrite: replace files that this model did not make.
+        overwrite: replace whatever stands there.
 
     Returns:
         What was written, what was skipped as done before, and the problems.
@@ -103,14 +104,15 @@ def predict_files(
             wanted = [target, *_extras(target, card, probabilities, overlay)]
             try:
                 _refuse_itself(path, wanted)
+                mark = f"{fingerprint} {file_digest(path)[:16]}"
                 there = [file for file in wanted if file.exists()]
                 if not overwrite and there:
                     for file in there:
-                        _done_before(file, fingerprint)
+                        _done_before(file, mark)
                     if there == wanted:
                         outcome.skipped.append(target)
                         continue
-                _predict_file(engine, card, path, wanted, {_MARK: fingerprint}, overlay)
+                _predict_file(engine, card, path, wanted, {_MARK: mark}, overlay)
                 outcome.written.append(target)
             except ImageError as error:
                 outcome.problems.append(error.problem)
@@ -209,25 +211,15 @@ def _mark(file: Path) -> str | None:
         return None
 
 
-def _done_before(target: Path, fingerprint: str) -> None:
-    if _mark(target) != fingerprint:
+def _done_before(target: Path, mark: str) -> None:
+    if _mark(target) != mark:
         raise _unfit(
             str(target),
-            "a file that this model did not make",
-            "a free name, or a mask by this model",
+            "a file that this model did not make of this picture",
+            "a free name, or what this model made of it",
             "use another --out, or --overwrite to replace it",
         )
 
 
 def _unfit(path: str, what: str, expected: str, fix: str) -> ImageError:
     return ImageError(Problem(path, what, expected, fix))
-
-
-def reject_nothing(images: Sequence[Path], problems: Sequence[Problem]) -> None:
-    """Raise when there is no image to work on.
-
-    Raises:
-        InputError: with the problems.
-    """
-    if not images:
-        raise InputError("no image to predict", problems)
