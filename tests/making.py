@@ -21,7 +21,7 @@ from contorno.data.pairs import find_pairs, split
 from contorno.hardware import choose
 from contorno.models import Segmenter, build_network
 from contorno.recipes import fingerprint, resolve
-from contorno.train import Trainer
+from contorno.trainer import Trainer
 
 Array = NDArray[Any]
 TINY = {"widths": (4, 8), "batch_size": 4, "epochs": 2}

@@ -80,10 +80,10 @@ def test_functions_outlive_the_modules_of_their_name(first: str) -> None:
         "import contorno\n"
         "from contorno import evaluate, predict, train\n"
         "import contorno.predict, contorno.evaluate, contorno.train\n"
-        "from contorno.train import Trainer\n"
+        "from contorno.train import fit\n"
         "assert contorno.train is train and callable(train), train\n"
         "assert contorno.evaluate is evaluate and contorno.predict is predict\n"
-        "print(train.__module__, evaluate.__module__, predict.__module__, Trainer.__module__)"
+        "print(train.__module__, evaluate.__module__, predict.__module__, fit.__module__)"
     )
     assert words == "contorno.api contorno.api contorno.api contorno.train"
 

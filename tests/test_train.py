@@ -29,7 +29,9 @@ from contorno.data.labels import classify
 from contorno.errors import ConfigError, Interrupted, TrainingError
 from contorno.images import read_image
 from contorno.losses import LOSSES
-from contorno.train import Trainer, fit, plan
+from contorno.schedule import learning_rate
+from contorno.train import fit, plan
+from contorno.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def test_learning_rate_follows_warm_up_and_cosine(discs: Path, tmp_path: Path) -
     for now in range(100):  # 50 epochs of 2 steps: 10 of warm-up, 90 of cosine
         new.position.epoch, new.position.step = divmod(now, 2)
         expected = (now + 1) / 10 if now < 10 else (1 + math.cos(math.pi * (now - 10) / 90)) / 2
-        assert new.learning_rate() == pytest.approx(0.5 * expected)
+        assert learning_rate(new.config.training, new.position) == pytest.approx(0.5 * expected)
 
 
 def test_validation_every_few_epochs_and_at_the_end(discs: Path, tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_accumulated_gradients_are_those_of_the_mean(
     new = trainer(discs, tmp_path, loss=loss)
     new.position.micro_batch = 3  # of 4: the pieces are not equal
     (batch, *_) = new.sampler.batches(0, start=0, workers=0)
-    reported = new._gradients(batch.images, batch.masks)
+    reported = new.gradients(batch.images, batch.masks)
     accumulated = [p.grad.clone() for p in new.segmenter.parameters()]
     pieces = [(batch.images[:3], batch.masks[:3]), (batch.images[3:], batch.masks[3:])]
     each = torch.cat(

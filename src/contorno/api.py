@@ -27,7 +27,8 @@ from contorno.progress import bar, clock, say, warn
 from contorno.progress import size as in_bytes
 from contorno.recipes import fingerprint, resolve
 from contorno.report import write_report
-from contorno.train import Trainer, fit, plan
+from contorno.train import fit, plan
+from contorno.trainer import Trainer
 
 __all__ = ["Model", "convert", "demo", "evaluate", "load", "predict", "train"]
 

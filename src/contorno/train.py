@@ -1,314 +1,27 @@
 """Training: one loop that reads as a procedure.
 
-Every random choice comes from (seed, epoch, step), so a run's state is its weights, its optimiser
-and a position; `fit` continues from any saved state to the same bits as if it had never stopped.
-What is trained on is decided by `recipes`, what is stored by `checkpoint`.
+`fit` continues from any position to the same bits as if it had never stopped. What is trained on is
+decided by `recipes`, when things happen by `schedule`, what a step is by `trainer`.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
-import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from contorno.checkpoint import (
-    ModelCard,
-    flatten,
-    has_state,
-    load_state,
-    optimizer_tensors,
-    restore_optimizer,
-    save_model,
-    save_state,
-    unflatten,
-)
-from contorno.config import Config, TrainingConfig
-from contorno.data.augment import augment
-from contorno.data.batches import Batch, Sampler
-from contorno.data.dataset import Dataset
-from contorno.engines.pytorch import PyTorchEngine
-from contorno.errors import ConfigError, Interrupted, TrainingError
-from contorno.files import sha256
-from contorno.hardware import Hardware
-from contorno.losses import LOSSES
-from contorno.metrics import count
-from contorno.models import Segmenter, build_network
-from contorno.progress import bar, say, warn
-from contorno.runlog import LOG, RunLog, trim_log
+from contorno.errors import Interrupted
+from contorno.progress import Advance, bar, say
+from contorno.runlog import RunLog
+from contorno.schedule import cool_if_stuck, fit_to_time, validates
 from contorno.signals import StopRequest
 from contorno.tiles import stitch
+from contorno.trainer import Trainer
 
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
-
-
-@dataclass
-class Position:
-    """Where a run stands: all that its state holds beside tensors."""
-
-    epochs: int  # length of the schedule
-    micro_batch: int  # examples that go through the network at once
-    epoch: int = 0
-    step: int = 0  # within the epoch
-    loss: float = 0.0  # summed over the epoch's steps
-    seconds: float = 0.0  # spent on the epoch
-    learning_rate: float = 0.0  # of the last step
-    saves: int = 0
-    best: float = -1.0  # validation Dice
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    cooling: int | None = None  # epoch in which early annealing began
-
-
-class Trainer:
-    """One run: model, optimiser, average and position.
-
-    Args:
-        config: what to do.
-        training, validation: the two parts of the data.
-        hardware: where.
-        run: folder of the run.
-    """
-
-    def __init__(
-        self, config: Config, training: Dataset, validation: Dataset, hardware: Hardware, run: Path
-    ) -> None:
-        from lightning_fabric import Fabric
-
-        self.config, self.training, self.validation = config, training, validation
-        self.hardware, self.run = hardware, run
-        recipe = config.training
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the choice was announced
-        self.fabric = Fabric(
-            accelerator=hardware.accelerator, devices=1, precision=hardware.precision
-        )
-        torch.manual_seed(recipe.seed)
-        self.segmenter = Segmenter(build_network(config.network), config.preprocessing)
-        self.segmenter.to(self.fabric.device).to(
-            memory_format=torch.channels_last  # type: ignore[call-overload]
-        )
-        self.network, self.optimizer = self.fabric.setup(
-            self.segmenter.network, _optimizer(self.segmenter, recipe)
-        )
-        self.average = copy.deepcopy(self.segmenter) if recipe.ema else self.segmenter
-        self.engine = PyTorchEngine(self.average, hardware)
-        self.sampler = Sampler(
-            training,
-            recipe.batch_size,
-            recipe.crop,
-            recipe.steps_per_epoch,
-            config.preprocessing.size,
-            recipe.seed,
-        )
-        self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
-        self.loss = LOSSES[recipe.loss]
-        self.saved_at = time.monotonic()
-
-    # One step
-
-    def step(self, batch: Batch) -> float:
-        """Forward, backward and update on one batch; its loss."""
-        recipe, position = self.config.training, self.position
-        images, masks = self.fabric.to_device((batch.images, batch.masks))
-        if recipe.augment:
-            rng = self.sampler.rng(position.epoch, position.step)
-            images, masks = augment(images, masks, std=self.segmenter.std, rng=rng)
-        position.learning_rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = position.learning_rate
-        self.network.train()
-        loss = self._gradients(images, masks)
-        norm = _gradient_norm(self.segmenter, recipe.clip)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._not_finite(batch, loss)
-        self.optimizer.step()
-        if recipe.ema:
-            self._update_average(recipe.ema)
-        return loss
-
-    def _gradients(self, images: Tensor, masks: Tensor) -> float:
-        """Fill the gradients, in pieces where memory is short; the batch's mean loss."""
-        while True:
-            try:
-                self.optimizer.zero_grad(set_to_none=True)
-                total = 0.0
-                for start in range(0, len(images), self.position.micro_batch):
-                    piece = slice(start, start + self.position.micro_batch)
-                    output = self.network(self.segmenter.normalise(images[piece]))
-                    share = len(output) / len(images)
-                    loss = self.loss(output.float(), masks[piece]) * share
-                    self.fabric.backward(loss)
-                    total += loss.item()
-                return total
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-            self._halve()
-
-    def _halve(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.position.micro_batch == 1:
-            raise TrainingError(
-                "out of memory with one example at a time. Use a smaller --crop or --size, smaller "
-                f"--widths, or --device cpu; the best model so far is in {self.run}"
-            )
-        self.position.micro_batch = -(-self.position.micro_batch // 2)
-        warn(
-            f"Out of memory: going on with {self.position.micro_batch} example(s) at a time, "
-            f"accumulated to batches of {self.config.training.batch_size}; batch normalisation "
-            "sees the smaller ones."
-        )
-
-    def _update_average(self, decay: float) -> None:
-        """Exponential moving average of weights and batch statistics, quicker at the start."""
-        done = self.position.epoch * self.sampler.steps + self.position.step
-        weight = 1 - min(decay, (1 + done) / (10 + done))
-        with torch.no_grad():
-            for mine, theirs in zip(
-                self.average.state_dict().values(),
-                self.segmenter.state_dict().values(),
-                strict=True,
-            ):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, weight)
-                else:
-                    mine.copy_(theirs)
-
-    @property
-    def rate(self) -> float:
-        """Training images a second in this epoch."""
-        done = self.position.step * self.config.training.batch_size
-        return done / max(self.position.seconds, 1e-9)
-
-    def learning_rate(self) -> float:
-        """Warm-up, then constant or cosine; a straight line to zero once cooling began."""
-        recipe, position, steps = self.config.training, self.position, self.sampler.steps
-        now = position.epoch * steps + position.step
-        if position.cooling is None:
-            return recipe.learning_rate * _schedule(recipe, now, recipe.epochs * steps)
-        began, end = position.cooling * steps, position.epochs * steps
-        top = _schedule(recipe, began, recipe.epochs * steps)
-        return recipe.learning_rate * top * (end - now) / (end - began)
-
-    def _not_finite(self, batch: Batch, loss: float) -> None:
-        best = (
-            f"the best model so far (epoch {self.position.best_epoch}) is in {self.run}"
-            if self.position.best_epoch
-            else "no model was kept yet"
-        )
-        raise TrainingError(
-            f"the loss became {loss} at epoch {self.position.epoch + 1}, step "
-            f"{self.position.step + 1}, on: {', '.join(batch.names)}. Look at these files; if they "
-            f"are sound, use a smaller --learning-rate or --precision 32; {best}"
-        )
-
-    # Validation and what is kept
-
-    def validate(self, stop: StopRequest) -> tuple[float, float] | None:
-        """Mean Dice per image and mean squared error over whole images; None when stopped."""
-        scores, errors = [], []
-        for index in range(len(self.validation)):
-            if stop.requested:
-                return None
-            image, truth = self.validation.read(index)
-            foreground = stitch(image, self.engine.probabilities)[0]  # (H, W)
-            target = truth > 0
-            scores.append(count(target, foreground >= 0.5).dice)
-            errors.append(float(np.square(foreground - target).mean()))
-        return float(np.mean(scores)), float(np.mean(errors))
-
-    def keep_if_best(self, dice: float, error: float) -> bool:
-        """Write the model file if Dice is the best, or as good with a smaller error."""
-        position = self.position
-        if (dice, -error) <= (position.best, -position.best_loss):
-            return False
-        position.best, position.best_loss = dice, error
-        position.best_epoch = position.epoch + 1
-        card = ModelCard(
-            network=self.config.network,
-            preprocessing=self.config.preprocessing,
-            labels=self.training.labels,
-            provenance={
-                "training": self.config.training.model_dump(mode="json"),
-                "data": data_digest(self.training, self.validation),
-                "training_images": len(self.training),
-                "validation_images": len(self.validation),
-                "epoch": position.best_epoch,
-                "validation_dice": dice,
-            },
-        )
-        save_model(self.run / "model.safetensors", self.average, card)
-        return True
-
-    def cool_if_stuck(self) -> None:
-        """Early stopping that fits the schedule: anneal at once rather than stop un-annealed."""
-        recipe, position = self.config.training, self.position
-        done = position.epoch + 1
-        length = max(2, position.epochs // 10)
-        stuck = recipe.patience and done - position.best_epoch >= recipe.patience
-        if stuck and position.cooling is None and done + length < position.epochs:
-            position.cooling, position.epochs = done, done + length
-            say(
-                f"No better mask for {recipe.patience} epochs: annealing now, ending after epoch "
-                f"{position.epochs}."
-            )
-
-    def save(self) -> None:
-        """Write the state of the run."""
-        self.position.saves += 1
-        tensors = flatten("model", self.segmenter.state_dict())
-        if self.config.training.ema:
-            tensors |= flatten("average", self.average.state_dict())
-        tensors |= flatten("optimizer", optimizer_tensors(self.optimizer.optimizer))
-        meta = {
-            "number": self.position.saves,
-            "position": asdict(self.position),
-            "config": config_digest(self.config),
-            "data": data_digest(self.training, self.validation),
-        }
-        save_state(self.run / "state", tensors, meta)
-        self.saved_at = time.monotonic()
-
-    def restore(self) -> None:
-        """Continue from the newest whole state, or from the beginning if none was ever written.
-
-        Raises:
-            ModelFileError: all states are damaged.
-            ConfigError: configuration or data are not those of the state.
-        """
-        if not has_state(self.run / "state"):
-            return
-        tensors, meta, skipped = load_state(self.run / "state")
-        for words in skipped:
-            warn(words)
-        now = {
-            "config": config_digest(self.config),
-            "data": data_digest(self.training, self.validation),
-        }
-        for name, fix in (
-            ("config", "undo the change to config.toml"),
-            ("data", "restore the files of split.json as they were"),
-        ):
-            if meta[name] != now[name]:
-                raise ConfigError(
-                    f"{self.run}: the {name} changed since this run was stopped, so it "
-                    f"cannot be continued exactly; {fix}, or start a new run"
-                )
-        self.segmenter.load_state_dict(unflatten("model", tensors))
-        if self.config.training.ema:
-            self.average.load_state_dict(unflatten("average", tensors))
-        restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
-        self.position = Position(**meta["position"])
-        trim_log(self.run / LOG, self.position.epoch)
 
 
 def fit(trainer: Trainer, *, workers: int = 2) -> None:
@@ -325,42 +38,57 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
         TrainingError: the loss is not finite, or memory does not suffice.
         StorageError: the disk is full; the last state is whole.
     """
-    position, steps = trainer.position, trainer.sampler.steps
+    position, recipe = trainer.position, trainer.config.training
     if position.saves == 0:
         trainer.save()  # the first steps can be resumed too
-    log = RunLog(trainer.run, classic=trainer.config.training.recipe == "classic")
-    with (
-        StopRequest() as stop,
-        bar(
-            "Training", position.epochs * steps, start=position.epoch * steps + position.step
-        ) as advance,
-    ):
+    log = RunLog(trainer.run, classic=recipe.recipe == "classic")
+    steps = trainer.sampler.steps
+    done = position.epoch * steps + position.step
+    with StopRequest() as stop, bar("Training", position.epochs * steps, start=done) as advance:
         while position.epoch < position.epochs:
-            began = time.monotonic() - position.seconds
-            for batch in trainer.sampler.batches(
-                position.epoch, start=position.step, workers=workers
-            ):
-                position.loss += trainer.step(batch)
-                position.step += 1
-                position.seconds = time.monotonic() - began
-                advance(_words(trainer))
-                if stop.requested:
-                    _interrupt(trainer, stop)
-                if time.monotonic() - trainer.saved_at > SAVE_EVERY:
-                    trainer.save()
-            scores, better = None, False
-            if _validates(position, trainer.config.training):
-                scores = trainer.validate(stop)
-                if scores is None:
-                    _interrupt(trainer, stop)
-                else:
-                    better = trainer.keep_if_best(*scores)
-                    trainer.cool_if_stuck()
-            position.seconds = time.monotonic() - began
-            log.epoch(_record(trainer, scores, better))
+            _train_epoch(trainer, stop, advance, workers)
+            record = _record(trainer)
+            if validates(recipe, position):
+                record |= _validate_epoch(trainer, stop)
+            log.epoch(record)
             position.epoch, position.step = position.epoch + 1, 0
             position.loss = position.seconds = 0.0
             trainer.save()
+
+
+def _train_epoch(trainer: Trainer, stop: StopRequest, advance: Advance, workers: int) -> None:
+    """The steps of the epoch that are still to be done."""
+    position = trainer.position
+    began = time.monotonic() - position.seconds
+    for batch in trainer.sampler.batches(position.epoch, start=position.step, workers=workers):
+        position.loss += trainer.step(batch)
+        position.step += 1
+        position.seconds = time.monotonic() - began
+        advance(_words(trainer))
+        if stop.requested:
+            _interrupt(trainer, stop)
+        if time.monotonic() - trainer.saved_at > SAVE_EVERY:
+            trainer.save()
+
+
+def _validate_epoch(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
+    """Score the model, keep it if it is the best, see whether to end early; what to log."""
+    scores = trainer.validate(stop)
+    if scores is None:
+        _interrupt(trainer, stop)
+    dice, error = scores
+    better = trainer.keep_if_best(dice, error)
+    if cool_if_stuck(trainer.config.training, trainer.position):
+        say(
+            f"No better mask for {trainer.config.training.patience} epochs: annealing now, ending "
+            f"after epoch {trainer.position.epochs}."
+        )
+    return {
+        "validation_dice": dice,
+        "validation_loss": error,
+        "best": better,
+        "epochs": trainer.position.epochs,
+    }
 
 
 def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
@@ -376,7 +104,7 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     """
     before = copy.deepcopy(trainer.segmenter.state_dict())
     step = 1.1 * _pace(  # the update itself and the data come on top
-        lambda batch: trainer._gradients(*trainer.fabric.to_device((batch.images, batch.masks))),
+        lambda batch: trainer.gradients(*trainer.fabric.to_device((batch.images, batch.masks))),
         trainer.sampler.batches(0, start=0, workers=workers),
         seconds,
     )
@@ -385,11 +113,7 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     one = _pace(lambda image: stitch(image, trainer.engine.probabilities), [image] * 5, seconds)
     pixels = sum(facts.pixels for facts in trainer.validation.facts)
     validation = one * pixels / (image.shape[0] * image.shape[1])
-    total = max(1, int(seconds / step))
-    steps = max(1, min(trainer.sampler.steps, max(total // 20, 10)))
-    every = max(1, math.ceil(validation / (0.15 * steps * step)))  # at most 15% of the time
-    epochs = max(1, round(seconds / (steps * step + validation / every)))
-    return {"epochs": epochs, "steps_per_epoch": steps, "validate_every": min(every, epochs)}
+    return fit_to_time(seconds, step=step, validation=validation, whole=trainer.sampler.steps)
 
 
 def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> float:
@@ -407,33 +131,14 @@ def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> fl
     return float(np.median(times[2:] or times))
 
 
-def config_digest(config: Config) -> str:
-    """SHA-256 of what decides the weights: the same data may be named by another path."""
-    return sha256(
-        json.dumps(
-            config.model_dump(mode="json", exclude={"reasons", "data"}), sort_keys=True
-        ).encode()
-    )
-
-
-def data_digest(training: Dataset, validation: Dataset) -> str:
-    """SHA-256 of the decoded data and how it is parted."""
-    labels = training.labels.model_dump_json()
-    return sha256(f"{training.digest()} {validation.digest()} {labels}".encode())
-
-
-def _record(trainer: Trainer, scores: tuple[float, float] | None, better: bool) -> dict[str, Any]:
-    """The line of log.jsonl for the epoch that has just ended."""
+def _record(trainer: Trainer) -> dict[str, Any]:
+    """The line of log.jsonl for the epoch that has just been trained."""
     position = trainer.position
-    record: dict[str, Any] = {
+    return {
         "epoch": position.epoch + 1,
         "epochs": position.epochs,
         "step": (position.epoch + 1) * trainer.sampler.steps,
         "loss": position.loss / position.step,
-    }
-    if scores is not None:
-        record |= {"validation_dice": scores[0], "validation_loss": scores[1], "best": better}
-    return record | {
         "learning_rate": position.learning_rate,
         "images_per_second": round(trainer.rate, 2),
         "seconds": round(position.seconds, 2),
@@ -447,45 +152,10 @@ def _words(trainer: Trainer) -> str:
     return f"loss {position.loss / position.step:.4f}{best}  {trainer.rate:.1f} images/s"
 
 
-def _validates(position: Position, recipe: TrainingConfig) -> bool:
-    done = position.epoch + 1
-    return done % recipe.validate_every == 0 or done >= position.epochs
-
-
-def _interrupt(trainer: Trainer, stop: StopRequest) -> None:
+def _interrupt(trainer: Trainer, stop: StopRequest) -> NoReturn:
     trainer.save()
     raise Interrupted(
         f"Stopped at epoch {trainer.position.epoch + 1}; everything is saved. Go on with:\n"
         f"  contorno train --resume {trainer.run}",
         exit_code=128 + stop.signal,
     )
-
-
-def _schedule(recipe: TrainingConfig, now: int, total: int) -> float:
-    """Factor on the learning rate at step `now` of `total`."""
-    warm = int(recipe.warmup * total)
-    if now < warm:
-        return (now + 1) / warm
-    if recipe.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (now - warm) / max(total - warm, 1)))
-
-
-def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    return kinds[recipe.optimizer](
-        module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
-
-
-def _gradient_norm(module: nn.Module, clip: float) -> float:
-    """Norm of all gradients, after which they are scaled down to `clip` if that is not 0."""
-    limit = clip or math.inf
-    return float(nn.utils.clip_grad_norm_(module.parameters(), limit))
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

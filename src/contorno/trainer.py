@@ -1,0 +1,302 @@
+"""One run: model, optimiser, moving average and position; a step, a validation, save and restore.
+
+Every random choice comes from (seed, epoch, step), so a run's state is its weights, its optimiser
+and a position. The order in which these things happen is `train`'s.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from contorno.checkpoint import (
+    ModelCard,
+    flatten,
+    has_state,
+    load_state,
+    optimizer_tensors,
+    restore_optimizer,
+    save_model,
+    save_state,
+    unflatten,
+)
+from contorno.config import Config, TrainingConfig
+from contorno.data.augment import augment
+from contorno.data.batches import Batch, Sampler
+from contorno.data.dataset import Dataset
+from contorno.engines.pytorch import PyTorchEngine
+from contorno.errors import ConfigError, TrainingError
+from contorno.files import sha256
+from contorno.hardware import Hardware
+from contorno.losses import LOSSES
+from contorno.metrics import count
+from contorno.models import Segmenter, build_network
+from contorno.progress import warn
+from contorno.runlog import LOG, trim_log
+from contorno.schedule import Position, learning_rate
+from contorno.signals import StopRequest
+from contorno.tiles import stitch
+
+
+class Trainer:
+    """One run: model, optimiser, average and position.
+
+    Args:
+        config: what to do.
+        training, validation: the two parts of the data.
+        hardware: where.
+        run: folder of the run.
+    """
+
+    def __init__(
+        self, config: Config, training: Dataset, validation: Dataset, hardware: Hardware, run: Path
+    ) -> None:
+        from lightning_fabric import Fabric
+
+        self.config, self.training, self.validation = config, training, validation
+        self.hardware, self.run = hardware, run
+        recipe = config.training
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the choice was announced
+        self.fabric = Fabric(
+            accelerator=hardware.accelerator, devices=1, precision=hardware.precision
+        )
+        torch.manual_seed(recipe.seed)
+        self.segmenter = Segmenter(build_network(config.network), config.preprocessing)
+        self.segmenter.to(self.fabric.device).to(
+            memory_format=torch.channels_last  # type: ignore[call-overload]
+        )
+        self.network, self.optimizer = self.fabric.setup(
+            self.segmenter.network, _optimizer(self.segmenter, recipe)
+        )
+        self.average = copy.deepcopy(self.segmenter) if recipe.ema else self.segmenter
+        self.engine = PyTorchEngine(self.average, hardware)
+        self.sampler = Sampler(
+            training,
+            recipe.batch_size,
+            recipe.crop,
+            recipe.steps_per_epoch,
+            config.preprocessing.size,
+            recipe.seed,
+        )
+        self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
+        self.loss = LOSSES[recipe.loss]
+        self.saved_at = time.monotonic()
+
+    # One step
+
+    def step(self, batch: Batch) -> float:
+        """Forward, backward and update on one batch; its loss."""
+        recipe, position = self.config.training, self.position
+        images, masks = self.fabric.to_device((batch.images, batch.masks))
+        if recipe.augment:
+            rng = self.sampler.rng(position.epoch, position.step)
+            images, masks = augment(images, masks, std=self.segmenter.std, rng=rng)
+        position.learning_rate = learning_rate(recipe, position)
+        for group in self.optimizer.param_groups:
+            group["lr"] = position.learning_rate
+        self.network.train()
+        loss = self.gradients(images, masks)
+        norm = _gradient_norm(self.segmenter, recipe.clip)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._not_finite(batch, loss)
+        self.optimizer.step()
+        if recipe.ema:
+            self._update_average(recipe.ema)
+        return loss
+
+    def gradients(self, images: Tensor, masks: Tensor) -> float:
+        """Fill the gradients, in pieces where memory is short; the batch's mean loss."""
+        while True:
+            try:
+                self.optimizer.zero_grad(set_to_none=True)
+                total = 0.0
+                for start in range(0, len(images), self.position.micro_batch):
+                    piece = slice(start, start + self.position.micro_batch)
+                    output = self.network(self.segmenter.normalise(images[piece]))
+                    share = len(output) / len(images)
+                    loss = self.loss(output.float(), masks[piece]) * share
+                    self.fabric.backward(loss)
+                    total += loss.item()
+                return total
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+            self._halve()
+
+    def _halve(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.position.micro_batch == 1:
+            raise TrainingError(
+                "out of memory with one example at a time. Use a smaller --crop or --size, smaller "
+                f"--widths, or --device cpu; the best model so far is in {self.run}"
+            )
+        self.position.micro_batch = -(-self.position.micro_batch // 2)
+        warn(
+            f"Out of memory: going on with {self.position.micro_batch} example(s) at a time, "
+            f"accumulated to batches of {self.config.training.batch_size}; batch normalisation "
+            "sees the smaller ones."
+        )
+
+    def _update_average(self, decay: float) -> None:
+        """Exponential moving average of weights and batch statistics, quicker at the start."""
+        done = self.position.epoch * self.sampler.steps + self.position.step
+        weight = 1 - min(decay, (1 + done) / (10 + done))
+        with torch.no_grad():
+            for mine, theirs in zip(
+                self.average.state_dict().values(),
+                self.segmenter.state_dict().values(),
+                strict=True,
+            ):
+                if mine.is_floating_point():
+                    mine.lerp_(theirs, weight)
+                else:
+                    mine.copy_(theirs)
+
+    @property
+    def rate(self) -> float:
+        """Training images a second in this epoch."""
+        done = self.position.step * self.config.training.batch_size
+        return done / max(self.position.seconds, 1e-9)
+
+    def _not_finite(self, batch: Batch, loss: float) -> None:
+        best = (
+            f"the best model so far (epoch {self.position.best_epoch}) is in {self.run}"
+            if self.position.best_epoch
+            else "no model was kept yet"
+        )
+        raise TrainingError(
+            f"the loss became {loss} at epoch {self.position.epoch + 1}, step "
+            f"{self.position.step + 1}, on: {', '.join(batch.names)}. Look at these files; if they "
+            f"are sound, use a smaller --learning-rate or --precision 32; {best}"
+        )
+
+    # Validation and what is kept
+
+    def validate(self, stop: StopRequest) -> tuple[float, float] | None:
+        """Mean Dice per image and mean squared error over whole images; None when stopped."""
+        scores, errors = [], []
+        for index in range(len(self.validation)):
+            if stop.requested:
+                return None
+            image, truth = self.validation.read(index)
+            foreground = stitch(image, self.engine.probabilities)[0]  # (H, W)
+            target = truth > 0
+            scores.append(count(target, foreground >= 0.5).dice)
+            errors.append(float(np.square(foreground - target).mean()))
+        return float(np.mean(scores)), float(np.mean(errors))
+
+    def keep_if_best(self, dice: float, error: float) -> bool:
+        """Write the model file if Dice is the best, or as good with a smaller error."""
+        position = self.position
+        if (dice, -error) <= (position.best, -position.best_loss):
+            return False
+        position.best, position.best_loss = dice, error
+        position.best_epoch = position.epoch + 1
+        card = ModelCard(
+            network=self.config.network,
+            preprocessing=self.config.preprocessing,
+            labels=self.training.labels,
+            provenance={
+                "training": self.config.training.model_dump(mode="json"),
+                "data": _data_digest(self.training, self.validation),
+                "training_images": len(self.training),
+                "validation_images": len(self.validation),
+                "epoch": position.best_epoch,
+                "validation_dice": dice,
+            },
+        )
+        save_model(self.run / "model.safetensors", self.average, card)
+        return True
+
+    def save(self) -> None:
+        """Write the state of the run."""
+        self.position.saves += 1
+        tensors = flatten("model", self.segmenter.state_dict())
+        if self.config.training.ema:
+            tensors |= flatten("average", self.average.state_dict())
+        tensors |= flatten("optimizer", optimizer_tensors(self.optimizer.optimizer))
+        meta = {
+            "number": self.position.saves,
+            "position": asdict(self.position),
+            "config": _config_digest(self.config),
+            "data": _data_digest(self.training, self.validation),
+        }
+        save_state(self.run / "state", tensors, meta)
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Continue from the newest whole state, or from the beginning if none was ever written.
+
+        Raises:
+            ModelFileError: all states are damaged.
+            ConfigError: configuration or data are not those of the state.
+        """
+        if not has_state(self.run / "state"):
+            return
+        tensors, meta, skipped = load_state(self.run / "state")
+        for words in skipped:
+            warn(words)
+        now = {
+            "config": _config_digest(self.config),
+            "data": _data_digest(self.training, self.validation),
+        }
+        for name, fix in (
+            ("config", "undo the change to config.toml"),
+            ("data", "restore the files of split.json as they were"),
+        ):
+            if meta[name] != now[name]:
+                raise ConfigError(
+                    f"{self.run}: the {name} changed since this run was stopped, so it "
+                    f"cannot be continued exactly; {fix}, or start a new run"
+                )
+        self.segmenter.load_state_dict(unflatten("model", tensors))
+        if self.config.training.ema:
+            self.average.load_state_dict(unflatten("average", tensors))
+        restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
+        self.position = Position(**meta["position"])
+        trim_log(self.run / LOG, self.position.epoch)
+
+
+def _config_digest(config: Config) -> str:
+    """SHA-256 of what decides the weights: the same data may be named by another path."""
+    return sha256(
+        json.dumps(
+            config.model_dump(mode="json", exclude={"reasons", "data"}), sort_keys=True
+        ).encode()
+    )
+
+
+def _data_digest(training: Dataset, validation: Dataset) -> str:
+    """SHA-256 of the decoded data and how it is parted."""
+    labels = training.labels.model_dump_json()
+    return sha256(f"{training.digest()} {validation.digest()} {labels}".encode())
+
+
+def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    return kinds[recipe.optimizer](
+        module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def _gradient_norm(module: nn.Module, clip: float) -> float:
+    """Norm of all gradients, after which they are scaled down to `clip` if that is not 0."""
+    limit = clip or math.inf
+    return float(nn.utils.clip_grad_norm_(module.parameters(), limit))
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
