@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,23 @@ def test_demo_draws_trains_and_scores(
     assert (tmp_path / "demo" / "run" / "model.safetensors").exists()
     with pytest.raises(ConfigError, match="holds a demo run already"):
         api.demo(tmp_path / "demo", time="0.5s")
+
+
+def test_evaluation_says_when_images_were_trained_on(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = (data / "images", data / "masks")
+    results = contorno.evaluate(run, *folders, out=tmp_path / "all", device="cpu", precision="32")
+    assert "8 of the 8 images were used in training" in results["scored_on"]
+    assert "better than on new images" in capsys.readouterr().err
+    for kind in ("images", "masks"):  # the same pictures in other files: nothing to notice here
+        shutil.copytree(data / kind, tmp_path / kind)
+    results = contorno.evaluate(
+        run, tmp_path / "images", tmp_path / "masks", out=tmp_path / "new", device="cpu"
+    )
+    assert "none is a file that the model was trained on" in results["scored_on"]
+
+
+def test_resume_takes_no_other_options(run: Path, data: Path) -> None:
+    with pytest.raises(ConfigError, match=r"leave out images, epochs"):
+        contorno.train(data / "images", resume=run, epochs=3)

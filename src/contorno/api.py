@@ -268,12 +268,27 @@ def evaluate(
         dataset,
         folder,
         model=loaded.about(),
-        scored_on="images given to evaluate",
+        scored_on=_fairness(run, dataset),
         problems=problems,
     )
     page = write_report(folder / "results.json", run=run)
     say(f"Results: {folder / 'results.json'}\nReport:  {page}")
     return results
+
+
+def _fairness(run: Path | None, dataset: Dataset) -> str:
+    """In words, whether the model has seen these images in training, as far as its run knows."""
+    split_file = run / "split.json" if run else None
+    if split_file is None or not split_file.exists():
+        return "images given to evaluate"
+    parts = json.loads(split_file.read_text())
+    used = {image for part in parts.values() for image, _ in part.values()}
+    seen = sum(str(pair.image.resolve()) in used for pair in dataset.pairs)
+    if not seen:
+        return "images given to evaluate; none is a file that the model was trained on"
+    words = f"{seen} of the {len(dataset)} images were used in training this model"
+    warn(f"{words}: the scores will be better than on new images.")
+    return f"images given to evaluate; {words}, so expect less on new ones"
 
 
 def predict(

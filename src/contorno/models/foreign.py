@@ -71,7 +71,10 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
             f"{_some(list(tensors))}. Known: the U-Net notebook (down1.conv.0.weight ... out.bias) "
             "and milesial/Pytorch-UNet (inc.double_conv.0.weight ... outc.conv.bias)"
         )
-    network = build_network(config)
+    try:
+        network = build_network(config)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: {error}") from None
     _load(network, tensors, path)
     return Foreign(network.eval(), config, output or natural, mask_values, layout)
 

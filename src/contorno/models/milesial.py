@@ -28,7 +28,8 @@ class MilesialUNet(nn.Module):
         activation: None, "sigmoid" or "softmax"; the original ends without one.
 
     Raises:
-        ValueError: an unknown `up` or `activation`, or widths that are not positive.
+        ValueError: an unknown `up` or `activation`, or widths that are not positive or do
+            not double.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class MilesialUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments(in_channels, out_channels, widths, up=up, activation=activation)
+        if any(wide != 2 * narrow for narrow, wide in zip(widths, widths[1:], strict=False)):
+            raise ValueError(f"widths ({widths}) must double from level to level in this layout")
         bilinear = up == "bilinear"
         self.levels = len(widths) - 1
         self.activation = activation
