@@ -9,6 +9,7 @@ narrows inside the decoder's blocks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,7 @@ class MilesialUNet(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments(in_channels, out_channels, widths, up=up, activation=activation)
-        if any(wide != 2 * narrow for narrow, wide in zip(widths, widths[1:], strict=False)):
+        if any(wide != 2 * narrow for narrow, wide in pairwise(widths)):
             raise ValueError(f"widths ({widths}) must double from level to level in this layout")
         bilinear = up == "bilinear"
         self.levels = len(widths) - 1
