@@ -108,6 +108,7 @@ def test_a_run_folder_holds_what_it_should(run: Path, data: Path) -> None:
     parts = json.loads((run / "split.json").read_text())
     assert len(parts["training"]) == 6
     assert len(parts["validation"]) == 2
+    assert parts.pop("problems") == []
     for part in parts.values():
         for name, (image, mask) in part.items():
             assert Path(image) == (data / "images" / f"{name}.png").resolve()
@@ -202,6 +203,7 @@ def test_chosen_validation_files_and_one_folder(data: Path, tmp_path: Path) -> N
         **EXACT,
     )
     parts = json.loads((tmp_path / "run" / "split.json").read_text())
+    parts.pop("problems")
     assert {key: sorted(part) for key, part in parts.items()} == {
         "training": ["p1", "p2"],
         "validation": ["p0", "p7"],
@@ -294,3 +296,17 @@ def test_evaluation_says_when_images_were_trained_on(
 def test_resume_takes_no_other_options(run: Path, data: Path) -> None:
     with pytest.raises(ConfigError, match=r"leave out images, epochs"):
         contorno.train(data / "images", resume=run, epochs=3)
+
+
+def test_a_run_folder_cannot_write_outside_itself(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    parts = json.loads((copy / "split.json").read_text())
+    first = next(iter(parts["validation"]))
+    parts["validation"]["../../out"] = parts["validation"].pop(first)
+    (copy / "split.json").write_text(json.dumps(parts))
+    with pytest.raises(InputError, match="no stem of a file"):
+        contorno.train(resume=copy)
+    (copy / "split.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        contorno.train(resume=copy)

@@ -393,3 +393,20 @@ def test_times_in_words(seconds: float, words: str) -> None:
 )
 def test_sizes_in_words(count: float, words: str) -> None:
     assert progress.size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "-1"], "seed (-1) must be 0 or more"),
+        (["--recipe", "classic", "--batch-size", "0"], "training.batch_size: 0"),
+        (["--crop", "64", "--widths", "1,2,3,4,5,6,7"], "leave less than 2 at the bottom"),
+    ],
+)
+def test_values_that_cannot_work_are_named(
+    words: list[str], said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [str(data / "images"), str(data / "masks"), "--out", str(tmp_path / "run")]
+    assert main(["train", *pairs, "--epochs", "1", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -11,6 +11,7 @@ from making import Array, digests, pictures, read_all, save, save_palette
 from PIL import Image
 
 from contorno.data.dataset import Dataset, load
+from contorno.data.demo import draw
 from contorno.data.pairs import Pair, find_pairs
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError
@@ -340,3 +341,41 @@ def test_pairs_may_come_in_any_order(tmp_path: Path) -> None:
     whole = read_all(tmp_path)
     assert backwards.subset(whole.names).digest() == whole.digest()
     assert backwards.labels == whole.labels
+
+
+def test_masks_coded_unlike_the_others_are_named(tmp_path: Path) -> None:
+    for index in range(6):
+        image, mask = draw(index, size=64)
+        save(tmp_path / "images" / f"p{index}.png", image)
+        few = np.zeros_like(mask)
+        few[:9, :9] = 1  # 0.3% of all pixels
+        save(tmp_path / "masks" / f"p{index}.png", mask if index else few)
+    found = find_pairs(tmp_path / "images", tmp_path / "masks")
+    dataset, problems = load(found.pairs, workers=1)
+    assert dataset.names == [f"p{index}" for index in range(1, 6)]
+    assert [problem.what for problem in problems] == ["values 0 and 1"]
+
+
+def test_palettes_in_another_order_are_named(tmp_path: Path) -> None:
+    for index in range(3):
+        image, mask = draw(index, size=64)
+        save(tmp_path / "images" / f"p{index}.png", image)
+        black_first = index > 0
+        picture = Image.fromarray(((mask > 0) == black_first).astype(np.uint8))
+        picture.putpalette([0, 0, 0, 255, 255, 255] if black_first else [255, 255, 255, 0, 0, 0])
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        picture.save(tmp_path / "masks" / f"p{index}.png")
+    found = find_pairs(tmp_path / "images", tmp_path / "masks")
+    dataset, problems = load(found.pairs, workers=1)
+    assert len(dataset) + len(problems) == 3
+    assert all("palette in which colour" in problem.what for problem in problems)
+    assert problems
+
+
+def test_names_that_are_not_utf_8_have_a_digest(tmp_path: Path) -> None:
+    image, mask = draw(0, size=64)
+    name = os.fsdecode(b"ni\xf1o.png")
+    save(tmp_path / "images" / name, image)
+    save(tmp_path / "masks" / name, mask)
+    dataset, _ = load(find_pairs(tmp_path / "images", tmp_path / "masks").pairs, workers=0)
+    assert len(dataset.digest()) == 64

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from notebooks import shaken
 
 from contorno.config import Preprocessing
-from contorno.engines import Engine
+from contorno.engines import Engine, whole_image
 from contorno.engines.pytorch import PyTorchEngine
+from contorno.errors import OutOfMemory
 from contorno.hardware import Hardware
 from contorno.images import read_image
 from contorno.models import Segmenter, UNet
@@ -178,3 +179,37 @@ def test_bfloat16_is_used_when_asked_and_close() -> None:
 
 def test_the_name_says_where_it_runs() -> None:
     assert PyTorchEngine(model(), EXACT).name == "PyTorch on CPU, float32"
+
+
+class Counting:
+    """A stand-in for an engine that notes what it is given, and has memory for `most` pixels."""
+
+    name = "stand-in"
+
+    def __init__(self, *, tileable: bool, most: int) -> None:
+        self.tileable, self.most = tileable, most
+        self.shapes: list[tuple[int, ...]] = []
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        self.shapes.append(batch.shape)
+        if batch.shape[1] * batch.shape[2] > self.most:
+            raise OutOfMemory("too large")
+        return np.full((1, 1, *batch.shape[1:3]), 0.25, np.float32)
+
+
+def test_a_model_that_resizes_gets_the_whole_picture_however_large() -> None:
+    engine = Counting(tileable=False, most=10**9)
+    assert whole_image(engine, np.zeros((1700, 1600, 1), np.uint8)).shape == (1, 1700, 1600)
+    assert engine.shapes == [(1, 1700, 1600, 1)]
+
+
+def test_a_picture_that_does_not_fit_in_memory_is_tiled() -> None:
+    engine = Counting(tileable=True, most=1024 * 1024)
+    result = whole_image(engine, np.zeros((1100, 1300, 1), np.uint8))
+    assert result.shape == (1, 1100, 1300)
+    assert np.allclose(result, 0.25)
+    assert len(engine.shapes) > 2
+    with pytest.raises(OutOfMemory):
+        whole_image(Counting(tileable=True, most=100), np.zeros((1100, 1300, 1), np.uint8))
+    with pytest.raises(OutOfMemory):
+        whole_image(Counting(tileable=True, most=100), np.zeros((64, 64, 1), np.uint8))

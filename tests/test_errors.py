@@ -34,13 +34,13 @@ def test_a_problem_in_words_and_as_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "hidden"), [(0, ""), (1, ""), (20, ""), (21, "and 1 more"), (500, "and 480 more")]
+    ("count", "hidden"), [(0, ""), (1, ""), (200, ""), (201, "and 1 more"), (500, "and 300 more")]
 )
 def test_many_problems_are_cut_to_a_page(count: int, hidden: str) -> None:
     error = InputError("nothing fits", [problem(number) for number in range(count)])
     lines = str(error).splitlines()
     assert lines[0] == "nothing fits"
-    assert len(lines) == 1 + min(count, 20) + bool(hidden)
+    assert len(lines) == 1 + min(count, 200) + bool(hidden)
     assert len(error.problems) == count
     if hidden:
         assert lines[-1].strip() == hidden

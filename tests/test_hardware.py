@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import builtins
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from contorno import hardware
 from contorno.errors import ConfigError
 from contorno.hardware import Hardware, choose, cores, free_memory
 
@@ -103,9 +104,18 @@ def test_free_memory_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPa
         raise FileNotFoundError("/proc/meminfo")
 
     with monkeypatch.context() as patch:
-        patch.setattr(builtins, "open", refuse)
+        patch.setattr(Path, "read_text", refuse)
         found = free_memory()
     assert found == 4 * 2**30
+
+
+def test_free_memory_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert free_memory() == 4000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory() > 2**20
 
 
 def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,7 +104,6 @@ EXACT: dict[str, tuple[bytes, np.ndarray]] = {
     "png palette": (indexed(GREY), np.reshape(PALETTE, (256, 3)).astype(np.uint8)[GREY]),
     "bmp": (pillow(RGB, "BMP"), RGB),
     "bmp grey": (pillow(GREY, "BMP"), GREY[:, :, None]),
-    "pgm 16 bit": (pillow(DEEP.astype(np.int32), "PPM"), DEEP[:, :, None]),
     "webp lossless": (pillow(RGB, "WEBP", lossless=True), RGB),
     "tiff uint8": (tiff(GREY), GREY[:, :, None]),
     "tiff uint16": (tiff(DEEP), DEEP[:, :, None]),
@@ -551,3 +550,40 @@ def test_channels_that_do_not_fit(array: np.ndarray, channels: int, have: int) -
     assert "photo.png" in words
     assert f"{have} channel(s)" in words
     assert f"{channels}, as the model" in words
+
+
+def test_an_empty_mask_on_opaque_black_is_empty(tmp_path: Path) -> None:
+    drawn = np.zeros((8, 8, 4), np.uint8)
+    drawn[..., 3] = 255
+    Image.fromarray(drawn).save(tmp_path / "empty.png")
+    assert not read_raw_mask(tmp_path / "empty.png").values.any()
+    drawn[2:4, 2:4, :3] = 255
+    Image.fromarray(drawn).save(tmp_path / "drawn.png")
+    assert read_raw_mask(tmp_path / "drawn.png").values.sum() == 4 * 255
+
+
+def test_objects_in_the_alpha_of_one_colour(tmp_path: Path) -> None:
+    red = np.zeros((8, 8, 4), np.uint8)
+    red[..., 0] = 200
+    Image.fromarray(red).save(tmp_path / "none.png")
+    assert not read_raw_mask(tmp_path / "none.png").values.any()
+    red[1:3, 1:3, 3] = 255
+    Image.fromarray(red).save(tmp_path / "some.png")
+    assert np.array_equal(read_raw_mask(tmp_path / "some.png").values, red[..., 3])
+
+
+def test_one_bit_tiff_with_white_as_zero(tmp_path: Path) -> None:
+    white = np.zeros((8, 16), bool)
+    white[2:5, 3:9] = True
+    tifffile.imwrite(tmp_path / "m.tif", ~white, photometric="miniswhite")
+    assert np.array_equal(read_raw_mask(tmp_path / "m.tif").values, white * 255)
+
+
+def test_animations_and_formats_that_start_programs_are_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match="animation of 2 frames"):
+        read_image(tmp_path / "a.gif")
+    (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    with pytest.raises(ImageError, match="not an image in a format known here"):
+        read_image(tmp_path / "b.png")

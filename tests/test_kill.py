@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from contorno.data.demo import write
 
 pytestmark = pytest.mark.slow
 
-EPOCHS = 6
+EPOCHS = 12
 KILLS = 15  # at any moment, and as many during a save
 TRUNCATIONS = 20
 
@@ -112,10 +113,10 @@ def finish(context, run: Path, *, workers: int = 1) -> str:
     return digest(run)
 
 
-def killed(context, run: Path, pairs: Path, moment: Callable[[], None]) -> None:
+def killed(context, run: Path, pairs: Path, moment: Callable[[BaseProcess], None]) -> None:
     process = start(context, run, pairs)
     wait_for(run, process)
-    moment()
+    moment(process)
     process.kill()
     process.join()
 
@@ -126,7 +127,7 @@ def test_kills_at_any_moment(context, pairs: Path, whole: tuple[str, float], tmp
     for number in range(KILLS):
         run = tmp_path / f"run{number}"
         delay = dice.uniform(0, 0.9 * seconds)
-        killed(context, run, pairs, lambda delay=delay: time.sleep(delay))
+        killed(context, run, pairs, lambda process, delay=delay: time.sleep(delay))
         assert finish(context, run, workers=number % 3) == expected, f"killed after {delay:.3f} s"
 
 
@@ -137,8 +138,13 @@ def test_kills_during_a_save(context, pairs: Path, whole: tuple[str, float], tmp
     caught = 0
     for number in range(10 * KILLS):
         run = tmp_path / f"run{number}"
-        saves = dice.randrange(1, EPOCHS)
-        killed(context, run, pairs, lambda run=run, saves=saves: await_save(run, saves))
+        saves = dice.randrange(1, EPOCHS // 2)
+        killed(
+            context,
+            run,
+            pairs,
+            lambda process, run=run, saves=saves: await_save(run, saves, process),
+        )
         if not list(run.glob("**/.contorno-*")):
             shutil.rmtree(run)
             continue
@@ -150,14 +156,12 @@ def test_kills_during_a_save(context, pairs: Path, whole: tuple[str, float], tmp
     pytest.fail(f"only {caught} of {10 * KILLS} kills hit a save")
 
 
-def await_save(run: Path, saves: int) -> None:
+def await_save(run: Path, saves: int, process: BaseProcess) -> None:
     """Until a file is being written, some saves after the first."""
-    while True:
+    while process.is_alive():
         names = os.listdir(run / "state")
         done = max((int(n.split("-")[1]) for n in names if n.startswith("state-")), default=0)
         if done > saves and any(n.startswith(".contorno-") for n in names):
-            return
-        if done > EPOCHS:
             return
 
 
@@ -166,8 +170,8 @@ def stopped(context, pairs: Path, whole: tuple[str, float], tmp_path: Path) -> P
     """A run killed with two states."""
     run = tmp_path / "run"
 
-    def two_states() -> None:
-        while len(list((run / "state").glob("state-*"))) < 2:
+    def two_states(process: BaseProcess) -> None:
+        while process.is_alive() and len(list((run / "state").glob("state-*"))) < 2:
             time.sleep(0.001)
 
     killed(context, run, pairs, two_states)

@@ -400,6 +400,7 @@ class Watched:
 
     def __init__(self, model: Model) -> None:
         self.name, self.model, self.shapes = "watched", model, []
+        self.tileable = True
 
     def probabilities(self, batch: Array) -> Array:
         self.shapes.append(batch.shape[1:3])

@@ -224,7 +224,8 @@ def test_time_fills_the_schedule(discs: Path, tmp_path: Path) -> None:
     )
     config = read_config(tmp_path / "run" / "config.toml")
     assert config.training.time == 1
-    assert config.training.epochs == len(log(tmp_path / "run"))
+    records = log(tmp_path / "run")
+    assert len(records) == records[-1]["epochs"] <= config.training.epochs  # fewer if it cooled
     assert "speed measured here" in config.reasons["training.epochs"]
 
 
@@ -453,8 +454,12 @@ def test_saving_within_an_epoch(
 
 
 def test_a_damaged_state_is_passed_over_and_named(
-    discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    discs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Trainer, "save_is_due", lambda self: True)  # epochs here take moments
     fit(trainer(discs, tmp_path, epochs=3), workers=0)
     whole = model(tmp_path)
     newest = max((tmp_path / "state").iterdir())

@@ -18,6 +18,7 @@ from contorno.data.labels import Labels
 from contorno.data.pairs import Pair, find_images, find_pairs, read_list, split
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate as score_model
+from contorno.evaluate import require_two_classes
 from contorno.files import sweep, write_text
 from contorno.hardware import choose, cores, free_memory
 from contorno.images import read_image
@@ -83,12 +84,14 @@ def train(
     workers = cores() if workers is None else workers
     wishes = {key: value for key, value in wishes.items() if value is not None}
     if resume is not None:
-        given = {"images": images, "masks": masks, "out": out, "time": time, "files": files}
-        given = {key: value for key, value in given.items() if value is not None} | wishes
-        if given:
-            raise ConfigError(
-                f"resume takes everything from the run folder; leave out {', '.join(given)}"
-            )
+        _refuse_others(
+            wishes,
+            {"images": images, "masks": masks, "out": out, "time": time, "files": files}
+            | {"suffix": suffix, "validation_files": validation_files},
+            {"recipe": (recipe, "auto"), "foreground": (foreground, "bright")}
+            | {"device": (device, "auto"), "precision": (precision, "auto")}
+            | {"validation": (validation, 0.2)},
+        )
         return _resume(Path(resume), workers)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
@@ -116,9 +119,22 @@ def train(
     training, validation_part = (whole.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
     trainer = _plan(Trainer(config, training, validation_part, hardware, run), workers)
-    _write_plan(trainer)
+    _write_plan(trainer, problems)
     _announce(trainer)
     return _finish(trainer, workers, problems)
+
+
+def _refuse_others(
+    wishes: dict[str, Any], given: dict[str, Any], changed: dict[str, tuple[Any, Any]]
+) -> None:
+    """A resumed run takes its options from its folder: others would be ignored in silence."""
+    names = [name for name, value in given.items() if value is not None] + list(wishes)
+    names += [name for name, (value, default) in changed.items() if value != default]
+    if names:
+        raise ConfigError(
+            f"resume takes everything from the run folder, the device included; leave out "
+            f"{', '.join(names)}"
+        )
 
 
 def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> list[str] | None:
@@ -148,14 +164,18 @@ def _plan(trainer: Trainer, workers: int) -> Trainer:
     if seconds is None:
         return trainer
     reason = f"fills {clock(seconds)} at the speed measured here"
-    planned = trainer.config.replace("training", reason, **plan(trainer, seconds, workers=workers))
+    asked = {name for name, why in trainer.config.reasons.items() if why == "as asked"}
+    values = plan(trainer, seconds, workers=workers)
+    values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
+    planned = trainer.config.replace("training", reason, **values)
     return Trainer(planned, trainer.training, trainer.validation, trainer.hardware, trainer.run)
 
 
-def _write_plan(trainer: Trainer) -> None:
+def _write_plan(trainer: Trainer, problems: Sequence[Problem]) -> None:
     """All that a resume needs but the state; config.toml comes last and makes it a run folder."""
     parts = {"training": _files(trainer.training), "validation": _files(trainer.validation)}
-    write_text(trainer.run / "split.json", json.dumps(parts, indent=1))
+    left_out = {"problems": [problem.as_dict() for problem in problems]}
+    write_text(trainer.run / "split.json", json.dumps(parts | left_out, indent=1))
     trainer.config.write(trainer.run / "config.toml")
 
 
@@ -169,10 +189,8 @@ def _resume(run: Path, workers: int) -> Model:
     config = read_config(run / "config.toml")
     recipe = config.training
     hardware = choose(device=recipe.device, precision=recipe.precision)
-    try:
-        parts = json.loads((run / "split.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{run}: split.json cannot be read: {error}") from None
+    parts = _read_split(run / "split.json")
+    left_out = [Problem(**problem) for problem in parts.pop("problems", ())]
     pairs = [
         Pair(name, Path(image), Path(mask))
         for part in parts.values()
@@ -186,7 +204,20 @@ def _resume(run: Path, workers: int) -> Model:
     trainer = Trainer(config, training, validation, hardware, run)
     trainer.restore()
     say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
-    return _finish(trainer, workers, ())
+    return _finish(trainer, workers, left_out)
+
+
+def _read_split(path: Path) -> dict[str, Any]:
+    """split.json: for each part, image and mask of every name; and the problems of the others."""
+    try:
+        parts: dict[str, Any] = json.loads(path.read_text())
+        names = [*parts["training"], *parts["validation"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path.parent}: split.json cannot be read: {error}") from None
+    strange = [name for name in names if Path(name).name != name]
+    if strange:  # names become file names in the run folder, and must stay there
+        raise InputError(f"{path}: {strange[0]!r} is no stem of a file")
+    return parts
 
 
 def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Model:
@@ -243,6 +274,7 @@ def evaluate(
         InputError: nothing that can be scored; all problems are listed.
     """
     loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
+    require_two_classes(loaded.card)
     run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
     folder = _free(Path(out), taken_is_error=True) if out else _free((run or Path()) / "evaluation")
     data = build(
@@ -281,7 +313,8 @@ def _fairness(run: Path | None, dataset: Dataset) -> str:
     split_file = run / "split.json" if run else None
     if split_file is None or not split_file.exists():
         return "images given to evaluate"
-    parts = json.loads(split_file.read_text())
+    parts = _read_split(split_file)
+    parts.pop("problems", None)
     used = {image for part in parts.values() for image, _ in part.values()}
     seen = sum(str(pair.image.resolve()) in used for pair in dataset.pairs)
     if not seen:

@@ -208,4 +208,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
-        optimizer.state[parameter][name] = value
+        optimizer.state[parameter][name] = value.to(parameter.device)

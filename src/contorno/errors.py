@@ -6,6 +6,7 @@
     │   └── ModelFileError  a model or checkpoint file cannot be read or is not what it says
     ├── MissingExtra        an optional library is not installed
     ├── StorageError        a file could not be written (full disk, no permission)
+    ├── OutOfMemory         a picture does not fit in memory
     ├── TrainingError       training cannot go on (loss not finite, out of memory at batch 1)
     └── Interrupted         the user or the system stopped the run; its state is safe
 
@@ -49,7 +50,7 @@ class InputError(ContornoError):
     """
 
     exit_code = 2
-    shown = 20  # problems printed before "and N more": a terminal page
+    shown = 200  # problems printed before "and N more"
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         self.message = message
@@ -81,6 +82,10 @@ class MissingExtra(ContornoError):
 
 class StorageError(ContornoError):
     """A file could not be written; what stood there before is untouched."""
+
+
+class OutOfMemory(ContornoError):
+    """A picture does not fit in the memory of the machine or the device."""
 
 
 class TrainingError(ContornoError):

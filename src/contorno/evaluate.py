@@ -17,13 +17,12 @@ from contorno import __version__
 from contorno.checkpoint import ModelCard
 from contorno.data.dataset import Dataset
 from contorno.data.labels import classify, write_prediction
-from contorno.engines import Engine
+from contorno.engines import Engine, whole_image
 from contorno.errors import InputError, Problem
 from contorno.files import write_text
 from contorno.images import write_mask
 from contorno.metrics import RULES, ImageScore, score, summarise
 from contorno.progress import bar
-from contorno.tiles import stitch
 
 
 def evaluate(
@@ -53,17 +52,13 @@ def evaluate(
     Returns:
         What is in results.json.
 
-    Raises:
-        InputError: the model has more than two classes.
     """
-    if card.network.out_channels > 1:
-        raise InputError("this model has several classes; evaluate scores two-class models so far")
     began = time.monotonic()
     rows, scores = [], []
     with bar("Evaluating", len(dataset)) as advance:
         for index, pair in enumerate(dataset.pairs):
             image, truth = dataset.read(index)
-            classes = classify(stitch(image, engine.probabilities), card.threshold)
+            classes = classify(whole_image(engine, image), card.threshold)
             scores.append(score(truth > 0, classes > 0))
             picture = f"predictions/{pair.name}.png"
             write_prediction(out / picture, classes, card.labels)
@@ -99,6 +94,14 @@ def evaluate(
     }
     write_text(out / "results.json", json.dumps(results, indent=1))
     return results
+
+
+def require_two_classes(card: ModelCard) -> None:
+    """Raise InputError for a model that `evaluate` cannot score yet."""
+    if card.network.out_channels > 2:
+        raise InputError(
+            f"this model has {card.network.out_channels} classes; evaluate scores models of two"
+        )
 
 
 def _row(result: ImageScore) -> dict[str, Any]:

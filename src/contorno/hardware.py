@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from contorno.errors import ConfigError
 
+_CGROUP = Path("/sys/fs/cgroup")
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -66,15 +69,27 @@ def choose(*, device: str = "auto", precision: str = "auto") -> Hardware:
 
 
 def free_memory() -> int:
-    """Bytes of main memory that can be taken now; 4 GiB where the system does not tell."""
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30
+    """Bytes of main memory that can be taken now; 4 GiB where the system does not tell.
+
+    In a container, no more than its own limit leaves.
+    """
+    free = 4 * 2**30
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        limit = int((_CGROUP / "memory.max").read_text())
+        free = min(free, max(limit - int((_CGROUP / "memory.current").read_text()), 0))
+    return free
+
+
+def use(hardware: Hardware) -> None:
+    """Make the libraries compute as chosen: on a GPU, float32 that is float32 and not TF32."""
+    if hardware.accelerator == "cuda":
+        import torch
+
+        torch.backends.cudnn.allow_tf32 = hardware.bf16
+        torch.backends.cuda.matmul.allow_tf32 = hardware.bf16
 
 
 def cores() -> int:

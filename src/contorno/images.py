@@ -9,6 +9,7 @@ size is checked before anything is decoded.
 from __future__ import annotations
 
 import io
+import logging
 import stat
 import warnings
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ Array = NDArray[Any]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB of RGB
+MAX_BYTES = 4 * 2**30  # decoded: 64 channels of 16 bits at 5,700 x 5,700
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # Pillow's others may start programs
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -97,9 +100,7 @@ def read_raw_mask(path: Path) -> RawMask:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
     if array.ndim == 3 and array.shape[2] in (2, 4):
-        if np.ptp(array[:, :, -1]) > 0 and np.ptp(array[:, :, :-1]) > 0:
-            raise _error(path, "a mask whose colours and alpha both vary", "one of the two")
-        array = array[:, :, -1:] if np.ptp(array[:, :, :-1]) == 0 else array[:, :, :-1]
+        array = _without_alpha(path, array)
     if array.ndim == 3 and array.shape[2] == 3:
         if not (
             np.array_equal(array[..., 0], array[..., 1])
@@ -112,6 +113,15 @@ def read_raw_mask(path: Path) -> RawMask:
             raise _error(path, f"a mask of {array.shape[2]} channels", "1 or 3 channels")
         array = array[:, :, 0]
     return RawMask(_integers(path, array))
+
+
+def _without_alpha(path: Path, array: Array) -> Array:
+    """Colours of a mask, or its alpha channel where that holds the objects (or says: none)."""
+    colours, alpha = array[:, :, :-1], array[:, :, -1:]
+    drawn = bool((colours != colours[0, 0]).any())
+    if drawn and np.ptp(alpha) > 0:
+        raise _error(path, "a mask whose colours and alpha both vary", "one of the two")
+    return alpha if not drawn and (np.ptp(alpha) > 0 or not alpha.any()) else colours
 
 
 def write_mask(
@@ -248,8 +258,11 @@ def _decode(path: Path, *, raw_palette: bool = False) -> tuple[Array, str, tuple
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as picture:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
                 _check_size(path, *picture.size)
+                frames = getattr(picture, "n_frames", 1)
+                if frames > 1 and picture.format != "MPO":  # a photo with a preview
+                    raise _several_pages(path, f"an animation of {frames} frames")
                 return _pillow_array(picture, raw_palette=raw_palette)
     except UnidentifiedImageError:
         raise _not_an_image(path, data) from None
@@ -268,11 +281,7 @@ def _pillow_array(picture: Image.Image, *, raw_palette: bool) -> tuple[Array, st
         return np.asarray(picture.convert("RGBA" if has_alpha else "RGB")), mode, ()
     if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         return np.asarray(picture.convert("RGB")), mode, ()
-    array = np.asarray(picture)
-    deep = mode.startswith("I") and array.dtype == np.int32  # Pillow widens 16-bit grey to 32
-    if deep and array.min() >= 0 and array.max() <= 65535:
-        array = array.astype(np.uint16)
-    return array, mode, ()
+    return np.asarray(picture), mode, ()
 
 
 def _decode_deep_png(path: Path, data: bytes) -> Array:
@@ -291,10 +300,13 @@ def _decode_tiff(
 ) -> tuple[Array, str, tuple[int, ...]]:
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said once, below
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             page: Any = tiff.pages[0]
             _check_size(path, page.imagewidth, page.imagelength)
+            if page.nbytes > MAX_BYTES:
+                raise _error(path, f"{page.nbytes:,} bytes when decoded", f"at most {MAX_BYTES:,}")
             array = np.asarray(page.asarray())
             kind, axes, pages = page.photometric, page.axes, len(tiff.pages)
             colours = page.colormap if kind == 3 else None  # (3, 2**bits) uint16
@@ -303,12 +315,7 @@ def _decode_tiff(
     except Exception as error:  # tifffile and its codecs raise many kinds on damaged data
         raise _error(path, f"damaged or truncated ({error})", "a whole TIFF file") from None
     if pages > 1:
-        raise _error(
-            path,
-            f"a TIFF of {pages} pages",
-            "one page",
-            "save the page to use as a file of its own",
-        )
+        raise _several_pages(path, f"a TIFF of {pages} pages")
     if axes not in ("YX", "YXS", "SYX") or array.ndim != len(axes):
         raise _error(path, f"a TIFF of shape {array.shape}", "(H, W) or (H, W, C)")
     if axes == "SYX":
@@ -318,8 +325,8 @@ def _decode_tiff(
         if raw_palette:
             return array, "P", tuple(table.ravel().tolist())
         return table[array], "", ()
-    if kind == 0 and array.dtype.kind == "u":  # MinIsWhite
-        array = np.iinfo(array.dtype).max - array
+    if kind == 0 and array.dtype.kind in "ub":  # MinIsWhite
+        array = ~array
     if kind == 5 and array.ndim == 3 and array.shape[2] == 4 and array.dtype.kind == "u":
         array = _from_ink(array)
     return array, "", ()
@@ -367,6 +374,10 @@ def _check_size(path: Path, width: int, height: int) -> None:
             f"at most {MAX_PIXELS:,} in all",
             "cut it into pieces or scale it down",
         )
+
+
+def _several_pages(path: Path, what: str) -> ImageError:
+    return _error(path, what, "one picture", "save the page to use as a file of its own")
 
 
 def _not_an_image(path: Path, data: bytes) -> ImageError:

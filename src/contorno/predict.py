@@ -20,8 +20,8 @@ from scipy import ndimage
 from contorno.checkpoint import ModelCard
 from contorno.data.dataset import usable
 from contorno.data.labels import classify, write_prediction
-from contorno.engines import Engine
-from contorno.errors import Problem
+from contorno.engines import Engine, whole_image
+from contorno.errors import OutOfMemory, Problem
 from contorno.files import write_bytes
 from contorno.images import (
     ImageError,
@@ -33,7 +33,6 @@ from contorno.images import (
     write_probabilities,
 )
 from contorno.progress import bar
-from contorno.tiles import stitch
 
 Array = NDArray[Any]
 _MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
@@ -68,7 +67,7 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
-    return stitch(as_channels(image, card.network.in_channels, path=name), engine.probabilities)
+    return whole_image(engine, as_channels(image, card.network.in_channels, path=name))
 
 
 def predict_files(
@@ -116,6 +115,9 @@ def predict_files(
                 outcome.written.append(target)
             except ImageError as error:
                 outcome.problems.append(error.problem)
+            except OutOfMemory as error:
+                fix = "cut it into pieces, or use --device cpu"
+                outcome.problems.append(Problem(str(path), str(error), "a smaller image", fix))
             finally:
                 advance()
     return outcome

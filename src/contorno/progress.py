@@ -20,19 +20,24 @@ class Advance(Protocol):
 
 def say(message: str) -> None:
     """Print one message for the user on standard output, unwrapped and unstyled."""
-    print(message, flush=True)
+    print(_printable(message), flush=True)
 
 
 def warn(message: str) -> None:
     """Print one warning on standard error."""
     Console(stderr=True, highlight=False).print(
-        message, style="yellow", soft_wrap=True, markup=False
+        _printable(message), style="yellow", soft_wrap=True, markup=False
     )
 
 
 def is_terminal() -> bool:
     """Whether somebody looks at standard output."""
     return sys.stdout.isatty()
+
+
+def _printable(message: str) -> str:
+    """File names that are not UTF-8 are shown with escapes."""
+    return message.encode("utf-8", "backslashreplace").decode()
 
 
 @contextmanager

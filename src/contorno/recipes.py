@@ -102,7 +102,7 @@ def resolve(
         values[section][field] = value
         reasons[f"{section}.{field}"] = "as asked"
     config: Config = build(Config, "these options", data=data, reasons=reasons, **values)
-    _check(config)
+    _check(config, seen)
     return config
 
 
@@ -113,7 +113,7 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
     """R1: MSE on plain outputs of a transposed U-Net; R2's network when `up` is bilinear."""
     bilinear = wishes.get("up") == "bilinear"
     largest = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0}.get(seen.dtype, 1.0)
-    batch = wishes.get("batch_size", 4)
+    batch = wishes.get("batch_size") or 4
     r1 = "as in R1"
     return {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
@@ -203,7 +203,7 @@ def _output(loss: str, *, bounded: bool = False) -> tuple[str, str]:
     return "identity" if bounded else "clamp", "values near 0..1 are the probabilities"
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, seen: Fingerprint) -> None:
     """What sections cannot see on their own."""
     training, network = config.training, config.network
     if training.loss != "mse" and network.activation is not None:
@@ -218,3 +218,15 @@ def _check(config: Config) -> None:
         )
     if training.augment and training.crop is None:
         raise ConfigError("augmentation needs square crops: give crop, or leave augmentation off")
+    smallest = training.crop or min(config.preprocessing.size or (seen.height, seen.width))
+    if smallest < 2 ** len(network.widths):
+        raise ConfigError(
+            f"{len(network.widths)} widths halve the picture {len(network.widths) - 1} times, and "
+            f"{smallest} pixels leave less than 2 at the bottom; give fewer widths or more pixels"
+        )
+    once = -(-seen.images // training.batch_size)
+    if training.crop is None and training.steps_per_epoch > once:
+        raise ConfigError(
+            f"steps_per_epoch ({training.steps_per_epoch}) must be <= {once}: without crops an "
+            "epoch sees every image once"
+        )

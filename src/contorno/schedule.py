@@ -73,13 +73,20 @@ def fit_to_time(seconds: float, *, step: float, validation: float, whole: int) -
         whole: steps that see all the data once, the most that an epoch has.
 
     Returns:
-        Values of epochs, steps_per_epoch and validate_every.
+        Values of epochs, steps_per_epoch, validate_every and patience.
     """
     total = max(1, int(seconds / step))
-    steps = max(1, min(whole, max(total // _LEAST_EPOCHS, _LEAST_STEPS)))
+    steps = min(whole, total, max(total // _LEAST_EPOCHS, _LEAST_STEPS))
     every = max(1, math.ceil(validation / (_VALIDATION * steps * step)))
     epochs = max(1, round(seconds / (steps * step + validation / every)))
-    return {"epochs": epochs, "steps_per_epoch": steps, "validate_every": min(every, epochs)}
+    every = min(every, epochs)
+    patience = max(20, epochs // 3, 5 * every)
+    return {
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "validate_every": every,
+        "patience": patience,
+    }
 
 
 def _factor(recipe: TrainingConfig, now: int) -> float:

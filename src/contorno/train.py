@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from contorno.engines import whole_image
 from contorno.errors import Interrupted
 from contorno.progress import Advance, bar, say
 from contorno.runlog import RunLog
 from contorno.schedule import cool_if_stuck, fit_to_time, validates
 from contorno.signals import StopRequest
-from contorno.tiles import stitch
 from contorno.trainer import Trainer
 
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
@@ -53,7 +53,8 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
             log.epoch(record)
             position.epoch, position.step = position.epoch + 1, 0
             position.loss = position.seconds = 0.0
-            trainer.save()
+            if trainer.save_is_due() or position.epoch == position.epochs:
+                trainer.save()
 
 
 def _train_epoch(trainer: Trainer, stop: StopRequest, advance: Advance, workers: int) -> None:
@@ -67,7 +68,7 @@ def _train_epoch(trainer: Trainer, stop: StopRequest, advance: Advance, workers:
         advance(_words(trainer))
         if stop.requested:
             _interrupt(trainer, stop)
-        if time.monotonic() - trainer.saved_at > SAVE_EVERY:
+        if trainer.unsaved() > SAVE_EVERY:
             trainer.save()
 
 
@@ -100,7 +101,7 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
         workers: as in `fit`.
 
     Returns:
-        Values of epochs, steps_per_epoch and validate_every.
+        Values of epochs, steps_per_epoch, validate_every and patience.
     """
     before = copy.deepcopy(trainer.segmenter.state_dict())
     step = 1.1 * _pace(  # the update itself and the data come on top
@@ -110,7 +111,7 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     )
     trainer.segmenter.load_state_dict(before)
     image, _ = trainer.validation.read(0)
-    one = _pace(lambda image: stitch(image, trainer.engine.probabilities), [image] * 5, seconds)
+    one = _pace(lambda image: whole_image(trainer.engine, image), [image] * 5, seconds)
     pixels = sum(facts.pixels for facts in trainer.validation.facts)
     validation = one * pixels / (image.shape[0] * image.shape[1])
     return fit_to_time(seconds, step=step, validation=validation, whole=trainer.sampler.steps)

@@ -34,10 +34,11 @@ from contorno.config import Config, TrainingConfig
 from contorno.data.augment import augment
 from contorno.data.batches import Batch, Sampler
 from contorno.data.dataset import Dataset
-from contorno.engines.pytorch import PyTorchEngine
+from contorno.engines import whole_image
+from contorno.engines.pytorch import PyTorchEngine, out_of_memory
 from contorno.errors import ConfigError, TrainingError
 from contorno.files import sha256
-from contorno.hardware import Hardware
+from contorno.hardware import Hardware, use
 from contorno.losses import LOSSES
 from contorno.metrics import count
 from contorno.models import Segmenter, build_network
@@ -45,7 +46,6 @@ from contorno.progress import warn
 from contorno.runlog import LOG, trim_log
 from contorno.schedule import Position, learning_rate
 from contorno.signals import StopRequest
-from contorno.tiles import stitch
 
 
 class Trainer:
@@ -70,6 +70,7 @@ class Trainer:
         self.fabric = Fabric(
             accelerator=hardware.accelerator, devices=1, precision=hardware.precision
         )
+        use(hardware)
         torch.manual_seed(recipe.seed)
         self.segmenter = Segmenter(build_network(config.network), config.preprocessing)
         self.segmenter.to(self.fabric.device).to(
@@ -90,7 +91,7 @@ class Trainer:
         )
         self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
         self.loss = LOSSES[recipe.loss]
-        self.saved_at = time.monotonic()
+        self.saved_at, self.save_took = -math.inf, 0.0
 
     # One step
 
@@ -129,7 +130,7 @@ class Trainer:
                     total += loss.item()
                 return total
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
             self._halve()
 
@@ -189,7 +190,7 @@ class Trainer:
             if stop.requested:
                 return None
             image, truth = self.validation.read(index)
-            foreground = stitch(image, self.engine.probabilities)[0]  # (H, W)
+            foreground = whole_image(self.engine, image)[0]  # (H, W)
             target = truth > 0
             scores.append(count(target, foreground >= 0.5).dice)
             errors.append(float(np.square(foreground - target).mean()))
@@ -231,8 +232,18 @@ class Trainer:
             "config": _config_digest(self.config),
             "data": _data_digest(self.training, self.validation),
         }
+        began = time.monotonic()
         save_state(self.run / "state", tensors, meta)
         self.saved_at = time.monotonic()
+        self.save_took = self.saved_at - began
+
+    def unsaved(self) -> float:
+        """Seconds since the last save."""
+        return time.monotonic() - self.saved_at
+
+    def save_is_due(self) -> bool:
+        """After every epoch, unless epochs are so short that saving would take 5% of the time."""
+        return self.unsaved() > 20 * self.save_took
 
     def restore(self) -> None:
         """Continue from the newest whole state, or from the beginning if none was ever written.
@@ -296,7 +307,3 @@ def _gradient_norm(module: nn.Module, clip: float) -> float:
     """Norm of all gradients, after which they are scaled down to `clip` if that is not 0."""
     limit = clip or math.inf
     return float(nn.utils.clip_grad_norm_(module.parameters(), limit))
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

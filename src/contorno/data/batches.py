@@ -151,13 +151,14 @@ def _ahead(tasks: Sequence[Callable[[], T]], workers: int) -> Iterator[T]:
     if workers < 1:
         yield from (task() for task in tasks)
         return
+    ahead = min(workers, 3) + 1  # batches that wait in memory
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(task) for task in tasks[: workers + 1]]
+        waiting = [pool.submit(task) for task in tasks[:ahead]]
         try:
             for position in range(len(tasks)):
                 result = waiting.pop(0).result()
-                if position + workers + 1 < len(tasks):
-                    waiting.append(pool.submit(tasks[position + workers + 1]))
+                if position + ahead < len(tasks):
+                    waiting.append(pool.submit(tasks[position + ahead]))
                 yield result
         finally:
             for future in waiting:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contorno.data.labels import Labels, add_counts, count_values, decide
+from contorno.data.labels import Labels, add_counts, count_values, decide, misread
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError, RawMask, as_channels, read_image, read_raw_mask
@@ -127,7 +127,7 @@ class Dataset:
         """SHA-256 over names and decoded contents: equal when a run would see the same data."""
         hasher = hashlib.sha256()
         for pair, facts in zip(self.pairs, self.facts, strict=True):
-            hasher.update(pair.name.encode() + b"\0" + facts.digest)
+            hasher.update(pair.name.encode("utf-8", "surrogateescape") + b"\0" + facts.digest)
         return hasher.hexdigest()
 
 
@@ -180,7 +180,12 @@ def load(
         raise InputError("no usable pair of image and mask", problems)
     if kind == "colour":
         good = [(pair, _as_colour(facts)) for pair, facts in good]
+    if kind == "palette":
+        good = _one_palette(good, problems)
     labels = _decide([facts for _, facts in good], foreground, labels, kind)
+    good = _well_read(good, problems, labels)
+    if not good:
+        raise InputError("no usable pair of image and mask", problems)
     channels = channels or _channels([facts for _, facts in good])
     dataset = Dataset(
         [pair for pair, _ in good], [facts for _, facts in good], labels, channels, good[0][1].dtype
@@ -196,7 +201,7 @@ def load(
 def _in_order(pairs: Sequence[Pair], workers: int, channels: int | None) -> Any:
     """Pairs with the result of decoding each, a bounded number ahead of the reader."""
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        ahead = 4 * max(workers, 1)
+        ahead = max(workers, 1) + 1  # decoded pairs that wait in memory
         waiting = [pool.submit(_examine, pair, channels) for pair in pairs[:ahead]]
         for position, pair in enumerate(pairs):
             result = waiting.pop(0).result()
@@ -217,7 +222,9 @@ def _examine(pair: Pair, channels: int | None) -> Problem | tuple[Facts, Array, 
             str(pair.mask),
             f"a mask of {_size(mask.values.shape)}",
             f"{_size(image.shape)}, the size of {pair.image.name}",
-            "export the mask at the image's size (scaling it here would invent outlines)",
+            "save the image upright: a rotation that its EXIF data ask for is not applied"
+            if image.shape[1::-1] == mask.values.shape
+            else "export the mask at the image's size (scaling it here would invent outlines)",
         )
     if channels is not None:
         with suppress(ImageError):  # as a prediction takes it; told apart in _uniform
@@ -296,6 +303,53 @@ def _uniform(
                     f"a {facts.kind} mask",
                     f"a {kind} mask, as most of the others",
                     "save it like those",
+                )
+            )
+        else:
+            kept.append((pair, facts))
+    return kept
+
+
+def _one_palette(
+    good: list[tuple[Pair, Facts]], problems: list[Problem]
+) -> list[tuple[Pair, Facts]]:
+    """Leave out masks whose palette holds the others' colours in another order.
+
+    Indices are what counts; but white as 0 in one mask and as 1 in the rest is surely no choice.
+    """
+    index_of: dict[tuple[int, ...], int] = {}
+    kept = []
+    for pair, facts in good:
+        own = {facts.palette[3 * i : 3 * i + 3]: i for i in facts.counts} if facts.palette else {}
+        moved = [c for c, index in own.items() if index_of.get(c, index) != index]
+        if moved:
+            problems.append(
+                Problem(
+                    str(pair.mask),
+                    f"a palette in which colour {moved[0]} is index {own[moved[0]]}",
+                    f"index {index_of[moved[0]]}, as in the other masks",
+                    "save all masks with one palette, or as grey values",
+                )
+            )
+            continue
+        index_of = own | index_of
+        kept.append((pair, facts))
+    return kept
+
+
+def _well_read(
+    good: list[tuple[Pair, Facts]], problems: list[Problem], labels: Labels
+) -> list[tuple[Pair, Facts]]:
+    """Keep the masks that are coded like the others, such as no 0/1 among 0/255."""
+    kept = []
+    for pair, facts in good:
+        if misread(labels, facts.counts):
+            problems.append(
+                Problem(
+                    str(pair.mask),
+                    f"values {' and '.join(map(str, sorted(facts.counts)))}",
+                    f"masks coded like the others, cut at {labels.threshold:g}",
+                    "save it with the values of the others",
                 )
             )
         else:

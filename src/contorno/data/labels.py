@@ -33,6 +33,7 @@ class Labels(BaseModel):
         threshold: grey masks: values of at least this are bright; None: compare for equality.
         bright: whether bright is foreground where there is a threshold.
         foreground: values that are foreground where there is no threshold.
+        known: all values seen, where there is no threshold.
         kind: "grey", "palette" or "colour" (values are 0xRRGGBB).
         palette: RGB triples, flattened, of a palette mask.
         note: the decision in words.
@@ -45,6 +46,7 @@ class Labels(BaseModel):
     threshold: float | None = 127.5
     bright: bool = True
     foreground: tuple[int, ...] = (255,)
+    known: tuple[int, ...] = ()
     kind: Literal["grey", "palette", "colour"] = "grey"
     palette: tuple[int, ...] = ()
     note: str = "0 is background, 255 is foreground"
@@ -65,13 +67,20 @@ class Labels(BaseModel):
 
     def reads(self, counts: Mapping[int, int]) -> bool:
         """Whether these values are coded as the masks that the labels were decided on."""
-        known = {*self.values, *self.foreground}
+        known = {*self.values, *self.foreground, *self.known}
         if set(counts) <= known:
             return True
         if self.threshold is None:
             return self.foreground == () and self.values[0] in counts  # any number but background's
         low, high = min(self.values), max(self.values)
         return min(counts) >= low and max(counts) <= high and max(counts) >= self.threshold
+
+
+def misread(labels: Labels, counts: Mapping[int, int]) -> bool:
+    """Whether a mask of two values would become one class: coded otherwise than the rest."""
+    if labels.threshold is None or len(counts) != 2:
+        return False  # with more values it may be the noise of an empty JPEG mask
+    return len(set(labels.classes(np.array(list(counts))).tolist())) == 1
 
 
 def classify(probabilities: Array, threshold: float) -> Array:
@@ -223,6 +232,7 @@ def _chosen(
         values=(ground_value, front_value),
         threshold=None,
         foreground=() if foreground == "nonzero" else tuple(sorted(front)),
+        known=() if foreground == "nonzero" else tuple(sorted(counts)),
         kind=kind,
         palette=palette,
         note=_note(counts, front, ground_value, front_value, kind) + " (as asked)",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contorno.errors import InputError, Problem
+from contorno.errors import ConfigError, InputError, Problem
 from contorno.images import EXTENSIONS
 
 SUFFIXES = (
@@ -154,6 +154,8 @@ def split(
     Raises:
         InputError: a part would be empty.
     """
+    if seed < 0:
+        raise ConfigError(f"seed ({seed}) must be 0 or more")
     if chosen is not None:
         validation = set(chosen) & set(names)
     else:
@@ -198,11 +200,15 @@ def _by_stem(folder: Path) -> tuple[dict[str, Path], list[Problem]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     stems: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    for path in entries:
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
             stems[_stem(path)].append(path)
     if not stems:
-        inner = [p.name for p in sorted(folder.iterdir()) if p.is_dir()]
+        inner = [path.name for path in entries if path.is_dir()]
         hint = f"; it has sub-folders: {', '.join(inner[:5])}" if inner else ""
         raise InputError(f"{folder}: no image in this folder ({', '.join(EXTENSIONS)}){hint}")
     problems = [

@@ -1,8 +1,13 @@
 """Engines run a model fast. All have one interface, so nobody above sees a backend."""
 
+from __future__ import annotations
+
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
+
+from contorno.errors import OutOfMemory
+from contorno.tiles import TILE, WHOLE, stitch
 
 
 class Engine(Protocol):
@@ -10,10 +15,34 @@ class Engine(Protocol):
 
     Args:
         name: engine, number format and device in words, for people.
+        tileable: whether a piece of a picture may be given for the whole; not so for a model that
+            resizes whatever it gets to one size.
     """
 
     name: str
+    tileable: bool
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
+        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32.
+
+        Raises:
+            OutOfMemory: the batch is too large.
+        """
         ...
+
+
+def whole_image(engine: Engine, image: NDArray[Any]) -> NDArray[Any]:
+    """Probabilities (K, H, W) of a picture (H, W, C) of any size, in tiles where it is too large.
+
+    Raises:
+        OutOfMemory: not even a tile fits.
+    """
+    pixels = image.shape[0] * image.shape[1]
+    if not engine.tileable:
+        return stitch(image, engine.probabilities, whole=pixels)
+    try:
+        return stitch(image, engine.probabilities)
+    except OutOfMemory:
+        if not TILE * TILE < pixels <= WHOLE:
+            raise
+    return stitch(image, engine.probabilities, whole=0)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from contorno.hardware import Hardware
+from contorno.errors import OutOfMemory
+from contorno.hardware import Hardware, use
+from contorno.models import Segmenter
 
 Array = NDArray[Any]
 
@@ -22,9 +23,11 @@ class PyTorchEngine:
         hardware: where and in which number format.
     """
 
-    def __init__(self, segmenter: nn.Module, hardware: Hardware) -> None:
+    def __init__(self, segmenter: Segmenter, hardware: Hardware) -> None:
         self.name = f"PyTorch on {hardware.reason}"
+        self.tileable = segmenter.size is None
         self._hardware = hardware
+        use(hardware)
         self._segmenter = segmenter.to(hardware.accelerator).to(
             memory_format=torch.channels_last  # type: ignore[call-overload]
         )
@@ -36,9 +39,20 @@ class PyTorchEngine:
         images = torch.from_numpy(own).permute(0, 3, 1, 2)  # channels_last without a copy
         device = self._hardware.accelerator
         self._segmenter.eval()
-        with (
-            torch.inference_mode(),
-            torch.autocast(device, torch.bfloat16, enabled=self._hardware.bf16),
-        ):
-            result: Array = self._segmenter(images.to(device)).float().cpu().numpy()
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(device, torch.bfloat16, enabled=self._hardware.bf16),
+            ):
+                result: Array = self._segmenter(images.to(device)).float().cpu().numpy()
+        except RuntimeError as error:
+            if out_of_memory(error):
+                height, width = batch.shape[1:3]
+                raise OutOfMemory(f"{width} x {height} pixels do not fit in memory") from None
+            raise
         return result
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch means that memory, of the device or the machine, did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -136,7 +136,8 @@ def _milesial(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
 
 
 def _levels(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    return max((int(m[1]) for key in tensors if (m := re.fullmatch(pattern, key))), default=0)
+    found = (int(m[1]) for key in tensors if (m := re.fullmatch(pattern, key)))
+    return max((level for level in found if level <= len(tensors)), default=0)  # none is far off
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str, path: Path) -> torch.Size:
