@@ -289,7 +289,7 @@ def _training(run: Path) -> dict[str, Any]:
     log = run / "log.jsonl"  # a model may have been copied with its config.toml alone
     epochs, notes = _read(log, _parse_log) if log.exists() else ([], [f"There is no {log}."])
     best = next((e for e in reversed(epochs) if e.get("best")), None)
-    losses = {"training": "loss", "validation": "validation_loss"}
+    losses = {"training": "loss", "validation, squared error": "validation_loss"}
     charts = [
         _curves("Loss", epochs, losses, best),
         _curves("Validation Dice", epochs, {"": "validation_dice"}, best),
