@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from contorno.data.pairs import Pair, find_images, find_pairs, read_list, split
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate as score_model
 from contorno.evaluate import require_two_classes
-from contorno.files import sweep, write_text
+from contorno.files import sweep
 from contorno.hardware import choose, cores, free_memory
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
@@ -28,6 +27,7 @@ from contorno.progress import bar, clock, say, warn
 from contorno.progress import size as in_bytes
 from contorno.recipes import fingerprint, resolve
 from contorno.report import write_report
+from contorno.runfolder import free_path, read_split, seen_in_training, write_split
 from contorno.train import fit, plan
 from contorno.trainer import Trainer
 
@@ -111,7 +111,7 @@ def train(
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
         wishes["time"] = parse_duration(str(time))
-    run = _new_run(out)
+    run = free_path(out, Path("runs") / date.today().isoformat())
     say(f"Computing on: {hardware.reason}")
     whole, problems = _read_pairs(data, workers)
     chosen = _chosen(data.validation_files, whole.names, problems)
@@ -119,7 +119,8 @@ def train(
     training, validation_part = (whole.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
     trainer = _plan(Trainer(config, training, validation_part, hardware, run), workers)
-    _write_plan(trainer, problems)
+    write_split(run, training, validation_part, problems)
+    trainer.config.write(run / "config.toml")  # last: it makes this a run folder
     _announce(trainer)
     return _finish(trainer, workers, problems)
 
@@ -171,14 +172,6 @@ def _plan(trainer: Trainer, workers: int) -> Trainer:
     return Trainer(planned, trainer.training, trainer.validation, trainer.hardware, trainer.run)
 
 
-def _write_plan(trainer: Trainer, problems: Sequence[Problem]) -> None:
-    """All that a resume needs but the state; config.toml comes last and makes it a run folder."""
-    parts = {"training": _files(trainer.training), "validation": _files(trainer.validation)}
-    left_out = {"problems": [problem.as_dict() for problem in problems]}
-    write_text(trainer.run / "split.json", json.dumps(parts | left_out, indent=1))
-    trainer.config.write(trainer.run / "config.toml")
-
-
 def _resume(run: Path, workers: int) -> Model:
     if not (run / "config.toml").exists():
         raise ConfigError(
@@ -189,7 +182,7 @@ def _resume(run: Path, workers: int) -> Model:
     config = read_config(run / "config.toml")
     recipe = config.training
     hardware = choose(device=recipe.device, precision=recipe.precision)
-    parts = _read_split(run / "split.json")
+    parts = read_split(run / "split.json")
     left_out = [Problem(**problem) for problem in parts.pop("problems", ())]
     pairs = [
         Pair(name, Path(image), Path(mask))
@@ -205,19 +198,6 @@ def _resume(run: Path, workers: int) -> Model:
     trainer.restore()
     say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
     return _finish(trainer, workers, left_out)
-
-
-def _read_split(path: Path) -> dict[str, Any]:
-    """split.json: for each part, image and mask of every name; and the problems of the others."""
-    try:
-        parts: dict[str, Any] = json.loads(path.read_text())
-        names = [*parts["training"], *parts["validation"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path.parent}: split.json cannot be read: {error}") from None
-    strange = [name for name in names if Path(name).name != name]
-    if strange:  # names become file names in the run folder, and must stay there
-        raise InputError(f"{path}: {strange[0]!r} is no stem of a file")
-    return parts
 
 
 def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Model:
@@ -276,7 +256,7 @@ def evaluate(
     loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
     require_two_classes(loaded.card)
     run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
-    folder = _free(Path(out), taken_is_error=True) if out else _free((run or Path()) / "evaluation")
+    folder = free_path(out, (run or Path()) / "evaluation")
     data = build(
         DataConfig,
         "data",
@@ -300,28 +280,12 @@ def evaluate(
         dataset,
         folder,
         model=loaded.about(),
-        scored_on=_fairness(run, dataset),
+        scored_on=seen_in_training(run, dataset),
         problems=problems,
     )
     page = write_report(folder / "results.json", run=run)
     say(f"Results: {folder / 'results.json'}\nReport:  {page}")
     return results
-
-
-def _fairness(run: Path | None, dataset: Dataset) -> str:
-    """In words, whether the model has seen these images in training, as far as its run knows."""
-    split_file = run / "split.json" if run else None
-    if split_file is None or not split_file.exists():
-        return "images given to evaluate"
-    parts = _read_split(split_file)
-    parts.pop("problems", None)
-    used = {image for part in parts.values() for image, _ in part.values()}
-    seen = sum(str(pair.image.resolve()) in used for pair in dataset.pairs)
-    if not seen:
-        return "images given to evaluate; none is a file that the model was trained on"
-    words = f"{seen} of the {len(dataset)} images were used in training this model"
-    warn(f"{words}: the scores will be better than on new images.")
-    return f"images given to evaluate; {words}, so expect less on new ones"
 
 
 def predict(
@@ -484,33 +448,6 @@ def _announce(trainer: Trainer) -> None:
         f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
-
-
-def _new_run(out: PathLike | None) -> Path:
-    if out is None:
-        return _free(Path("runs") / time.strftime("%Y-%m-%d"))
-    return _free(Path(out), taken_is_error=True)
-
-
-def _free(path: Path, *, taken_is_error: bool = False) -> Path:
-    """`path` if nothing is there (or an empty folder), else with a number, or an error."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return path
-    if taken_is_error:
-        raise ConfigError(
-            f"{path}: exists already and is left as it is; choose another --out"
-            + (f", or go on with --resume {path}" if (path / "state").is_dir() else "")
-        )
-    number = 2
-    while (numbered := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return numbered
-
-
-def _files(dataset: Dataset) -> dict[str, tuple[str, str]]:
-    return {
-        pair.name: (str(pair.image.resolve()), str(pair.mask.resolve())) for pair in dataset.pairs
-    }
 
 
 def _text(path: PathLike | None) -> str | None:
