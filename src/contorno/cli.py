@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     # Compute threads that spin while they wait make a shared machine crawl: with one other busy
-    # process a training step took 1.7 s instead of 0.7 s; on an idle machine it is no slower.
+    # process the median step took 1.6 s instead of 0.7 s; idle, no difference was seen.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = app(words, exit_on_error=False, result_action="return_value")

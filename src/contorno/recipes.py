@@ -148,7 +148,7 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
 
 
 def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> Choices:
-    """A plain, sound recipe; numbers without a source were tried on the training parts only."""
+    """A plain, sound recipe; numbers without a source are usual values, not tuned yet."""
     crop = wishes.get("crop") or min(256, max(64, -(-min(seen.height, seen.width) // 32) * 32))
     on_cpu = hardware.accelerator == "cpu"
     batch = wishes.get("batch_size") or (4 if on_cpu else 16)
@@ -172,7 +172,7 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
             "as in nnU-Net: steady gradients, and overlap is what counts",
         ),
         "training.optimizer": ("adamw", "works without tuning"),
-        "training.learning_rate": (2e-3, "largest that was steady with warm-up and clipping"),
+        "training.learning_rate": (2e-3, "a usual value for AdamW with warm-up; not tuned yet"),
         "training.weight_decay": (1e-2, "AdamW's default"),
         "training.schedule": ("cosine", "ends annealed when the time is up"),
         "training.warmup": (0.05, "batch normalisation settles first"),
