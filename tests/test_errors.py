@@ -30,6 +30,8 @@ def test_a_problem_in_words_and_as_data() -> None:
         "what": "empty",
         "expected": "a mask",
         "fix": "draw one",
+        "kind": "",
+        "severity": "error",
     }
 
 

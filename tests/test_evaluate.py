@@ -181,7 +181,10 @@ def test_problems_are_recorded_and_the_rest_is_scored(
         "deep.png",
         "lonely.png",
     }
-    assert all(set(p) == {"path", "what", "expected", "fix"} for p in results["problems"])
+    assert all(
+        set(p) == {"path", "what", "expected", "fix", "kind", "severity"}
+        for p in results["problems"]
+    )
     words = " ".join(capsys.readouterr().err.split())
     assert "3 problem(s); going on with 2 good pair(s)" in words
 

@@ -21,12 +21,21 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one file: what was found, what was expected and how to mend it."""
+    """One thing wrong with one file: what was found, what was expected and how to mend it.
+
+    Args:
+        path, what, expected, fix: for people.
+        kind: a stable short name, for programs.
+        severity: "error" where the file cannot be used, "warning" where it can but looks wrong,
+            "note" for what is only worth knowing.
+    """
 
     path: str
     what: str
     expected: str
     fix: str
+    kind: str = ""
+    severity: str = "error"
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}; expected {self.expected}. Fix: {self.fix}"
