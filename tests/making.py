@@ -16,8 +16,9 @@ from contorno.checkpoint import ModelCard, save_model
 from contorno.config import DataConfig, NetworkConfig, Preprocessing
 from contorno.data.dataset import Dataset, load
 from contorno.data.demo import draw
+from contorno.data.groups import split
 from contorno.data.labels import Labels
-from contorno.data.pairs import find_pairs, split
+from contorno.data.pairs import find_pairs
 from contorno.hardware import choose
 from contorno.models import Segmenter, build_network
 from contorno.recipes import fingerprint, resolve

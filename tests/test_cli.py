@@ -18,7 +18,7 @@ from making import WORDS, easy, model_file, save
 from PIL import Image
 
 import contorno
-from contorno import api, cli, progress
+from contorno import api, cli, progress, reading
 from contorno.cli import main
 from contorno.errors import Interrupted, StorageError
 
@@ -225,13 +225,13 @@ def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
 def test_ctrl_c_before_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = api.find_pairs
+    real = reading.find_pairs
 
     def interrupted(*arguments: object, **options: object) -> object:
         os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(api, "find_pairs", interrupted)
+    monkeypatch.setattr(reading, "find_pairs", interrupted)
     refused(
         [
             "train",

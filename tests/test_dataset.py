@@ -10,6 +10,7 @@ import pytest
 from making import Array, digests, pictures, read_all, save, save_palette
 from PIL import Image
 
+from contorno.data.agreement import Reading
 from contorno.data.dataset import Dataset, load
 from contorno.data.demo import draw
 from contorno.data.pairs import Pair, find_pairs
@@ -267,7 +268,9 @@ def test_a_colour_mask_without_objects_is_background(
     drawn[4:14, 6:20] = (255, 0, 0)
     write(tmp_path, "full", picture(), drawn)
     for limit in (0, 10**9):
-        dataset, problems = load_folder(tmp_path, foreground="#ff0000", cache_limit=limit)
+        dataset, problems = load_folder(
+            tmp_path, reading=Reading(foreground="#ff0000"), cache_limit=limit
+        )
         assert not problems
         assert dataset.labels.kind == "colour"
         assert not dataset.read(0)[1].any()
@@ -337,7 +340,7 @@ def test_the_digest_is_of_pixels_not_of_files(tmp_path: Path) -> None:
 def test_pairs_may_come_in_any_order(tmp_path: Path) -> None:
     pictures(tmp_path, 4)
     pairs = find_pairs(tmp_path / "images", tmp_path / "masks").pairs
-    backwards, _ = load([Pair(p.name, p.image, p.mask) for p in reversed(pairs)], workers=0)
+    backwards, _ = load([Pair(p.name, p.images, p.masks) for p in reversed(pairs)], workers=0)
     whole = read_all(tmp_path)
     assert backwards.subset(whole.names).digest() == whole.digest()
     assert backwards.labels == whole.labels
@@ -353,7 +356,7 @@ def test_masks_coded_unlike_the_others_are_named(tmp_path: Path) -> None:
     found = find_pairs(tmp_path / "images", tmp_path / "masks")
     dataset, problems = load(found.pairs, workers=1)
     assert dataset.names == [f"p{index}" for index in range(1, 6)]
-    assert [problem.what for problem in problems] == ["values 0 and 1"]
+    assert [problem.what for problem in problems] == ["values 0, 1"]
 
 
 def test_palettes_in_another_order_are_named(tmp_path: Path) -> None:

@@ -9,16 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 from making import digest, digests, easy, model_file, pictures, save
+from numpy.typing import NDArray
 from PIL import Image
 
 from contorno import __version__, api
+from contorno.checkpoint import ModelCard
+from contorno.config import NetworkConfig, Preprocessing
+from contorno.data.agreement import Reading
+from contorno.data.dataset import Dataset
+from contorno.data.dataset import load as load_data
 from contorno.data.demo import draw
-from contorno.data.labels import Labels
+from contorno.data.labels import IGNORE, Labels
+from contorno.data.pairs import find_pairs
 from contorno.errors import ConfigError, InputError
-from contorno.metrics import RULES, score
+from contorno.evaluate import evaluate, image_score, require_labels
+from contorno.metrics import FIGURES, RULES, combine, mean_dice, score, summarise
 from contorno.model import Model, load
+from contorno.report import write_report
 
+Array = NDArray[Any]
 VALUES = (7, 200)
+NAMES = ("cell", "nucleus", "rare")
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    labels = Labels(values=VALUES, threshold=103.5, foreground=(200,), note="200 is foreground")
+    labels = Labels(values=VALUES, lookup=((7, 0), (200, 1)), note="200 is foreground")
     path = model_file(
         tmp_path_factory.mktemp("model") / "model.safetensors", draw(0, size=64)[0], labels=labels
     )
@@ -71,7 +82,13 @@ def test_the_file_says_what_was_done(results: dict[str, Any], model: Model) -> N
     assert about["parameters"] == sum(p.numel() for p in model.segmenter.network.parameters())
     assert about["architecture"].startswith("UNet")
     assert "float32" in about["engine"]
-    assert results["labels"] == {"background": 7, "foreground": 200, "note": "200 is foreground"}
+    assert results["labels"] == {
+        "note": "200 is foreground",
+        "multilabel": False,
+        "classes": [{"name": "foreground", "value": 200, "kind": "grey"}],
+        "table": [],
+    }
+    assert results["classes"] == []
     assert results["threshold"] == 0.5
     assert results["rules"] == RULES
     assert results["problems"] == []
@@ -85,12 +102,12 @@ def test_every_count_is_that_of_the_written_prediction(
     for row in results["images"]:
         assert row["image"] == str((data / "images" / f"{row['name']}.png").resolve())
         assert row["mask"] == str((data / "masks" / f"{row['name']}.png").resolve())
-        written = np.asarray(Image.open(scored / row["prediction"]))
+        (prediction,), (true,) = row["prediction"], row["truth"]
+        written = np.asarray(Image.open(scored / prediction))
         assert set(np.unique(written)) <= set(VALUES)
         truth, drawn = np.asarray(Image.open(row["mask"])) == 200, written == 200
         assert (row["height"], row["width"]) == truth.shape == written.shape
-        shown = np.asarray(Image.open(scored / row["truth"]))
-        assert np.array_equal(shown, truth * np.uint8(255))
+        assert np.array_equal(np.asarray(Image.open(scored / true)), np.where(truth, 200, 7))
         tp, fp = int((truth & drawn).sum()), int((~truth & drawn).sum())
         fn, tn = int((truth & ~drawn).sum()), int((~truth & ~drawn).sum())
         assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (tp, fp, fn, tn)
@@ -233,12 +250,6 @@ def test_nothing_is_overwritten(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation", "evaluation-2", "list.txt"]
 
 
-def test_models_of_several_classes_are_refused(data: Path, tmp_path: Path) -> None:
-    file = model_file(tmp_path / "m.safetensors", draw(0, size=64)[0], classes=3)
-    with pytest.raises(InputError, match="3 classes"):
-        api.evaluate(file, data / "images", data / "masks", out=tmp_path / "out", device="cpu")
-
-
 def test_one_channel_models_score_grey_pictures_saved_as_colour(tmp_path: Path) -> None:
     root = easy(tmp_path / "data", 3)
     grey = np.asarray(Image.open(root / "images" / "p0.png"))
@@ -250,3 +261,271 @@ def test_one_channel_models_score_grey_pictures_saved_as_colour(tmp_path: Path) 
         save(path, np.stack([np.asarray(Image.open(path))] * 3, -1))
     second = api.evaluate(model, root / "images", root / "masks", out=tmp_path / "b")
     assert second["pooled"] == first["pooled"]  # as predict takes them
+
+
+# Several classes
+
+
+class Echo:
+    """An engine that takes the channels of a picture for the probabilities of the classes."""
+
+    name, tileable = "echo", True
+
+    def probabilities(self, batch: Array) -> Array:
+        return np.moveaxis(batch, -1, 1).astype(np.float32) / 255
+
+
+def card_of(labels: Labels, outputs: int) -> ModelCard:
+    network = NetworkConfig(in_channels=outputs, out_channels=outputs)
+    return ModelCard(network=network, preprocessing=Preprocessing(), labels=labels)
+
+
+def run(dataset: Dataset, out: Path, *, labels: Labels | None = None) -> dict[str, Any]:
+    """Score `Echo`; what stands in results.json."""
+    returned = evaluate(
+        Echo(),
+        card_of(labels or dataset.labels, dataset.channels),
+        dataset,
+        out,
+        model={"path": "m", "sha256": "0", "architecture": "none", "parameters": 0},
+        scored_on="a test",
+    )
+    assert json.loads((out / "results.json").read_text()) == returned
+    return returned
+
+
+def squares(*corners: tuple[int, int], size: int = 9) -> list[Array]:
+    """Boolean (24, 30) masks of one square each."""
+    masks = np.zeros((len(corners), 24, 30), bool)
+    for mask, (y, x) in zip(masks, corners, strict=True):
+        mask[y : y + size, x : x + size] = True
+    return list(masks)
+
+
+def exclusive(root: Path) -> Dataset:
+    """Background, 1 and 2, with 255 for what is ignored; p1 lacks class 2, p3 has nothing."""
+    places = {"p0": [(2, 2), (12, 3)], "p1": [(5, 5)], "p2": [(1, 1), (14, 20)], "p3": []}
+    for index, (name, corners) in enumerate(places.items()):
+        mask = np.zeros((24, 30), np.uint8)
+        image = np.zeros((24, 30, 3), np.uint8)
+        for label, square in enumerate(squares(*corners), 1):
+            mask[square] = label
+            image[np.roll(square, index, axis=1), label] = 200
+        image[..., 0] = 100  # background is likely where no class is more so
+        if index < 2:
+            mask[:, 8:10] = IGNORE
+            image[3:6, 8:10, 1] = 250  # found where it does not count
+        save(root / "images" / f"{name}.png", image)
+        save(root / "masks" / f"{name}.png", mask)
+    save(root / "images" / "q.png", image)
+    save(root / "masks" / "q.png", np.full_like(mask, IGNORE))
+    found = find_pairs(root / "images", root / "masks")
+    reading = Reading(classes="background=0,cell=1,nucleus=2", ignore="255")
+    dataset, problems = load_data(found.pairs, workers=0, reading=reading)
+    assert not problems
+    assert dataset.labels.channels == 3
+    return dataset
+
+
+def overlapping(root: Path) -> Dataset:
+    """Three classes in folders of their own, two of which overlap; rare is in p0 alone."""
+    values = dict(zip(NAMES, ((0, 255), (0, 1), (10, 20)), strict=True))
+    for index in range(3):
+        masks = squares((2, 2), (4, 4), (14, 18), size=8)
+        masks[2] &= index == 0
+        image = np.stack([np.roll(mask, index, axis=0) for mask in masks], -1) * np.uint8(250)
+        image[0, 0, 0] = 127  # just below the threshold
+        image[0, 1, 0] = 128
+        save(root / "images" / f"p{index}.png", image)
+        for (name, (low, high)), mask in zip(values.items(), masks, strict=True):
+            folder = root / "masks" / name
+            save(folder / f"p{index}.png", np.where(mask, high, low).astype(np.uint8))
+    found = find_pairs(root / "images", {name: root / "masks" / name for name in NAMES})
+    dataset, problems = load_data(found.pairs, workers=0, reading=Reading(layers=NAMES))
+    assert not problems
+    assert dataset.labels.multilabel
+    return dataset
+
+
+def read(root: Path, files: list[str]) -> list[Array]:
+    return [np.asarray(Image.open(root / file)) for file in files]
+
+
+def figures(row: dict[str, Any]) -> list[Any]:
+    return [row[name] for name in (*FIGURES, "tp", "fp", "fn", "tn")]
+
+
+def expected(one: Any) -> list[Any]:
+    counts = one.counts
+    pixels = [counts.tp, counts.fp, counts.fn, counts.tn]
+    return [pytest.approx(getattr(one, name), abs=1e-12) for name in FIGURES] + pixels
+
+
+def check_summary(results: dict[str, Any], alone: list[list[Any]], names: tuple[str, ...]) -> None:
+    """Figures of the whole and of each class are those of the images' own."""
+    whole = summarise([combine(each) for each in alone])
+    assert {part: results[part] for part in whole} == whole
+    assert results["classes"] == [
+        {"name": name} | summarise([each[k] for each in alone]) for k, name in enumerate(names)
+    ]
+
+
+def test_exclusive_classes_are_scored_from_the_files_that_are_written(tmp_path: Path) -> None:
+    dataset, out = exclusive(tmp_path), tmp_path / "out"
+    results = run(dataset, out)
+    assert [row["name"] for row in results["images"]] == ["p0", "p1", "p2", "p3"]
+    alone = []
+    for row in results["images"]:
+        assert row["prediction"] == [f"predictions/{row['name']}.png"]
+        (truth,), (drawn,) = read(out, row["truth"]), read(out, row["prediction"])
+        assert np.array_equal(truth, np.asarray(Image.open(row["mask"])))
+        assert set(np.unique(drawn)) <= {0, 1, 2}
+        valid = truth != 255
+        alone.append([score(truth == k, drawn == k, valid=valid) for k in (1, 2)])
+        assert list(row["classes"]) == ["cell", "nucleus"]
+        for one, figure in zip(alone[-1], row["classes"].values(), strict=True):
+            assert figures(figure) == expected(one)
+        assert figures(row) == expected(combine(alone[-1]))
+    check_summary(results, alone, ("cell", "nucleus"))
+    p0, p1, p2, p3 = results["images"]
+    assert (p0["dice"], p3["dice"], p3["precision"]) == (1.0, 1.0, None)  # ignored, or nothing
+    assert (
+        p1["dice"] == p1["classes"]["cell"]["dice"] < 1
+    )  # the class that is not there is left out
+    assert p2["dice"] == pytest.approx(7 / 9)  # both moved by 2 of 9 pixels
+    assert results["classes"][1]["empty"]["images"] == 2
+    assert results["threshold"] is None  # the largest probability decides
+    assert results["labels"]["classes"] == [
+        {"name": "cell", "value": 1, "kind": "grey"},
+        {"name": "nucleus", "value": 2, "kind": "grey"},
+    ]
+    assert [row["name"] for row in results["labels"]["table"]][-1] == "ignored"
+
+
+def test_an_image_of_ignored_pixels_only_is_left_out_and_listed(tmp_path: Path) -> None:
+    dataset = exclusive(tmp_path)
+    results = run(dataset, tmp_path / "out")
+    (problem,) = results["problems"]
+    assert problem["path"] == str(tmp_path / "masks" / "q.png")
+    assert problem["what"] == "every pixel is ignored"
+    assert not (tmp_path / "out" / "predictions" / "q.png").exists()
+    with pytest.raises(InputError, match="no image can be scored") as caught:
+        run(dataset.subset(["q"]), tmp_path / "none")
+    assert "every pixel is ignored" in str(caught.value)
+    assert not (tmp_path / "none").exists()
+
+
+def test_overlapping_classes_have_a_file_each(tmp_path: Path) -> None:
+    dataset, out = overlapping(tmp_path), tmp_path / "out"
+    results = run(dataset, out)
+    alone = []
+    for row in results["images"]:
+        for part in ("truth", "prediction"):
+            assert row[part] == [f"{part}s/{name}/{row['name']}.png" for name in NAMES]
+        assert row["mask"] == row["masks"][0]
+        truths, drawn = read(out, row["truth"]), read(out, row["prediction"])
+        for truth, mask in zip(truths, row["masks"], strict=True):
+            assert np.array_equal(truth, np.asarray(Image.open(mask)))
+        above = zip(truths, drawn, (255, 1, 20), strict=True)
+        alone.append([score(truth == value, found == value) for truth, found, value in above])
+        for one, figure in zip(alone[-1], row["classes"].values(), strict=True):
+            assert figures(figure) == expected(one)
+        assert figures(row) == expected(combine(alone[-1]))
+    check_summary(results, alone, NAMES)
+    assert results["images"][0]["classes"]["cell"]["fp"] == 1  # 128 of 255 is above 0.5, 127 not
+    assert results["threshold"] == 0.5
+    assert results["labels"]["multilabel"]
+    values = [(one["name"], one["value"]) for one in results["labels"]["classes"]]
+    assert values == [("cell", 255), ("nucleus", 1), ("rare", 20)]
+    assert results["classes"][2]["empty"]["images"] == 2
+
+
+@pytest.mark.parametrize("make", [exclusive, overlapping])
+def test_the_light_figure_and_the_page_agree(tmp_path: Path, make: Any) -> None:
+    dataset = make(tmp_path)
+    results = run(dataset, tmp_path / "out")
+    rows = {row["name"]: row for row in results["images"]}
+    for index, name in enumerate(dataset.names):
+        if name == "q":
+            continue
+        image, truth = dataset.read(index)
+        labels = dataset.labels
+        maps = Echo().probabilities(image[None])[0]
+        bits = labels.combined([one >= 0.5 for one in maps])
+        classes = bits if labels.multilabel else maps.argmax(0).astype(np.uint8)
+        layers = zip(labels.layers(truth), labels.layers(classes), strict=True)
+        assert mean_dice(layers, labels.valid(truth)) == rows[name]["dice"]
+        whole, alone = image_score(truth, classes, labels)
+        assert whole.dice == rows[name]["dice"]
+        assert [one.iou for one in alone] == [c["iou"] for c in rows[name]["classes"].values()]
+    page = write_report(tmp_path / "out" / "results.json").read_text()
+    assert "cannot be shown" not in page
+    assert "not drawn" not in page
+    assert page.count('class="line truth"') == len(rows) - (make is exclusive)  # p3 has none
+
+
+def test_a_picture_that_was_turned_says_so(tmp_path: Path) -> None:
+    (mask,) = squares((3, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    (tmp_path / "images").mkdir()
+    lying = Image.fromarray(np.rot90(mask).astype(np.uint8) * np.uint8(255))
+    lying.save(tmp_path / "images" / "a.jpg", exif=exif, quality=100)
+    save(tmp_path / "masks" / "a.png", mask.astype(np.uint8))
+    found = find_pairs(tmp_path / "images", tmp_path / "masks")
+    dataset, _ = load_data(found.pairs, workers=0)
+    (row,) = run(dataset, tmp_path / "out")["images"]
+    assert row["turned"] is True
+    assert row["dice"] == 1.0
+    assert "not drawn" not in write_report(tmp_path / "out" / "results.json").read_text()
+
+
+def test_truths_are_written_in_the_values_of_the_model(tmp_path: Path) -> None:
+    dataset = exclusive(tmp_path)
+    trained = Labels(
+        values=(0, 0xFF0000, 0x0000FF),
+        names=("background", "red", "blue"),
+        lookup=((0, 0), (0xFF, 2), (0xFF0000, 1)),
+        kind="colour",
+    )
+    results = run(dataset, tmp_path / "out", labels=trained)
+    assert [one["name"] for one in results["classes"]] == ["red", "blue"]
+    assert {one["kind"] for one in results["labels"]["classes"]} == {"colour"}
+    truth, drawn = (
+        np.asarray(Image.open(tmp_path / "out" / part / "p2.png"))
+        for part in ("truths", "predictions")
+    )
+    assert (truth[2, 2].tolist(), truth[15, 22].tolist()) == ([255, 0, 0], [0, 0, 255])
+    assert (drawn[2, 4].tolist(), drawn[0, 0].tolist()) == ([255, 0, 0], [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "classes"), [(3, 2), (1, 3), (2, 3), (4, 3)], ids=lambda number: str(number)
+)
+def test_labels_must_have_as_many_classes_as_the_model(outputs: int, classes: int) -> None:
+    labels = Labels(values=tuple(range(classes)), names=tuple("abc"[:classes]))
+    with pytest.raises(InputError, match=rf"{outputs} output\(s\) and labels of {classes} classes"):
+        require_labels(card_of(labels, outputs))
+
+
+def test_two_classes_may_have_one_output_or_two() -> None:
+    for outputs in (1, 2):
+        require_labels(card_of(Labels(), outputs))
+    part = Labels()
+    both = Labels(values=(255,) * 2, names=("a", "b"), lookup=(), parts=(part, part))
+    require_labels(card_of(both, 2))
+    with pytest.raises(InputError, match="1 output"):
+        require_labels(card_of(both, 1))
+
+
+def test_masks_of_other_classes_than_the_model_are_refused(tmp_path: Path) -> None:
+    one, several = exclusive(tmp_path / "a"), overlapping(tmp_path / "b")
+    with pytest.raises(InputError, match=r"3 classes: background, cell, nucleus .* 3 overlapping"):
+        run(one, tmp_path / "out", labels=several.labels)
+    other = several.labels.model_copy(update={"names": ("cell", "rare", "nucleus")})
+    with pytest.raises(InputError, match="the model has 3 overlapping classes: cell, rare"):
+        run(several, tmp_path / "out", labels=other)
+    swapped = one.labels.model_copy(update={"names": ("background", "nucleus", "cell")})
+    with pytest.raises(InputError, match="another order: background, nucleus, cell"):
+        run(one, tmp_path / "out", labels=swapped)
+    assert not (tmp_path / "out").exists()

@@ -16,21 +16,25 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
-from contorno import images
+from contorno import decoding
 from contorno.errors import InputError
 from contorno.images import (
     ImageError,
     as_channels,
     encode_png,
     png_text,
+    read_channels,
     read_image,
     read_mask,
+    read_picture,
     read_raw_mask,
+    turn_upright,
     unpack_colours,
     write_mask,
     write_probabilities,
+    wrong_extension,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -231,6 +235,18 @@ def test_masks_of_every_kind(tmp_path: Path) -> None:
     assert mask.palette[:9] == PALETTE[:9]
 
 
+def test_problems_of_masks_have_kinds(tmp_path: Path) -> None:
+    for data, kind in [
+        (pillow(with_alpha(RGB, GREY)), "both-vary"),
+        (tiff(DEEP / np.float32(7)), "not-whole"),
+        (imagecodecs.png_encode(DEEP_RGB), "not-labels"),
+        (tiff(np.stack([GREY] * 5), metadata={"axes": "CYX"}), "not-labels"),
+    ]:
+        with pytest.raises(ImageError) as caught:
+            read_mask(stored(tmp_path / "m", data))
+        assert caught.value.problem.kind == kind
+
+
 NAN = np.where(BITS, np.nan, 1).astype(np.float32)
 
 
@@ -313,6 +329,108 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield
 
 
+# --- what a file says about its picture
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})],
+)
+def test_exif_orientation_is_told_and_applied_when_asked(
+    orientation: int, kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = stored(tmp_path / "x", pillow(SMOOTH, kind, exif=exif, **options))
+    picture = read_picture(path)
+    with Image.open(path) as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened))
+    assert (picture.orientation, picture.format) == (orientation, kind)
+    assert picture.array.shape == SMOOTH.shape  # as it stands in the file
+    assert np.array_equal(turn_upright(picture.array, orientation), upright)
+    assert np.array_equal(read_image(path, upright=True), upright)
+    assert np.array_equal(read_image(path), picture.array)
+    assert np.array_equal(turn_upright(picture.array[..., 0], orientation), upright[..., 0])
+    assert turn_upright(picture.array, orientation).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("data", "format"),
+    [
+        (pillow(GREY), "PNG"),
+        (imagecodecs.png_encode(DEEP_RGB), "PNG"),
+        (pillow(GREY, "JPEG"), "JPEG"),
+        (pillow(RGB, "BMP"), "BMP"),
+        (converted("P", "GIF"), "GIF"),
+        (pillow(RGB, "WEBP"), "WEBP"),
+        (tiff(GREY), "TIFF"),
+    ],
+)
+def test_a_picture_tells_its_format(data: bytes, format: str, tmp_path: Path) -> None:
+    picture = read_picture(stored(tmp_path / "x", data))
+    assert (picture.format, picture.orientation, picture.notes) == (format, 1, ())
+
+
+def test_a_wrong_extension_is_a_warning() -> None:
+    problem = wrong_extension(Path("a/b.JPG"), "PNG")
+    assert problem is not None
+    assert (problem.kind, problem.severity, problem.path) == (
+        "wrong-extension",
+        "warning",
+        "a/b.JPG",
+    )
+    assert problem.fix == "rename it to b.png"
+    for name, format in [
+        ("a.png", "PNG"),
+        ("a.JPEG", "JPEG"),
+        ("a.jfif", "JPEG"),
+        ("a.ome.tif", "TIFF"),
+        ("a", "PNG"),  # announces nothing
+        ("a.txt", "PNG"),
+        ("a.v2", "TIFF"),
+        ("a.png", ""),
+    ]:
+        assert wrong_extension(Path(name), format) is None
+
+
+def test_channels_in_several_files_become_one_picture(tmp_path: Path) -> None:
+    paths = [
+        stored(tmp_path / "x_a.png", pillow(GREY)),
+        stored(tmp_path / "x_b.tif", tiff(RGB, photometric="rgb")),
+        stored(tmp_path / "x_c.png", pillow(GREY[::-1].copy())),
+    ]
+    picture = read_channels(paths)
+    assert np.array_equal(picture.array, np.dstack([GREY, RGB, GREY[::-1]]))
+    assert (picture.format, picture.orientation, picture.notes) == ("PNG", 1, ())
+    assert np.array_equal(read_channels(paths[:1]).array, GREY[:, :, None])
+    pages = stored(tmp_path / "x_d.tif", tiff(np.stack([GREY] * 5), photometric="minisblack"))
+    assert read_channels([paths[0], pages], pages=True).array.shape == (13, 17, 6)
+
+
+def test_channels_that_differ_are_refused(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    first = stored(tmp_path / "a.png", pillow(GREY))
+    small = stored(tmp_path / "b.png", pillow(GREY[:5]))
+    deep = stored(tmp_path / "c.png", pillow(DEEP))
+    turned = stored(tmp_path / "d.png", pillow(GREY, exif=exif))
+    for other, kind, words in [
+        (small, "size-mismatch", ("17 x 13 pixels", "17 x 5 pixels")),
+        (deep, "mixed-type", ("uint8", "uint16")),
+        (turned, "exif-rotation", ("orientation 1", "orientation 6")),
+    ]:
+        with pytest.raises(ImageError) as caught:
+            read_channels([first, other])
+        assert caught.value.problem.kind == kind
+        assert all(word in str(caught.value) for word in (str(first), str(other), *words))
+    with pytest.raises(ImageError, match="13 x 17 pixels"):
+        read_channels([first, turned], upright=True)
+    both = read_channels([turned, turned], upright=True)
+    assert np.array_equal(both.array, np.dstack([np.rot90(GREY, -1)] * 2))
+    assert both.orientation == 1
+
+
 # --- damaged files
 
 
@@ -322,7 +440,8 @@ def raised(path: Path) -> str:
         read_image(path)
     with pytest.raises(ImageError) as again:
         read_mask(path)
-    assert again.value.problem == caught.value.problem
+    assert again.value.problem.what == caught.value.problem.what
+    assert again.value.problem.kind == caught.value.problem.kind != ""
     assert caught.value.problem.path == str(path)
     assert caught.value.problem.fix
     assert caught.value.exit_code == 2
@@ -342,7 +461,7 @@ def raised(path: Path) -> str:
         (b"notes", "not an image in a format known here"),
         (bytes(1000), "not an image in a format known here"),
         (b"II*\0" + bytes(20), "damaged or truncated"),
-        (b"\x89PNG\r\n\x1a\n", "known here"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or truncated"),
     ],
 )
 def test_files_that_are_no_image(data: bytes, words: str, tmp_path: Path) -> None:
@@ -351,7 +470,7 @@ def test_files_that_are_no_image(data: bytes, words: str, tmp_path: Path) -> Non
 
 def test_things_that_are_no_regular_file(tmp_path: Path) -> None:
     (tmp_path / "x.png").mkdir()
-    assert raised(tmp_path / "x.png") == "not a regular file"
+    assert raised(tmp_path / "x.png") == "a folder, not a regular file"
     assert "No such file" in raised(tmp_path / "none.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     assert "cannot be opened" in raised(tmp_path / "loop.png")
@@ -365,7 +484,7 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: words.append(raised(tmp_path / "x.png")), daemon=True)
     reader.start()
     reader.join(timeout=20)
-    assert words == ["not a regular file"]
+    assert words == ["a pipe, not a regular file"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -433,11 +552,18 @@ def test_changed_bytes_give_a_picture_or_an_image_error(name: str, tmp_path: Pat
     assert set(errors) == {str(path)}
 
 
-def test_too_many_pages_or_dimensions(tmp_path: Path) -> None:
-    pages = tiff(np.stack([GREY, GREY]), photometric="minisblack")
-    assert raised(stored(tmp_path / "x.tif", pages)) == "a TIFF of 2 pages"
+def test_several_pages_are_refused_with_a_way_to_go_on(tmp_path: Path) -> None:
+    path = stored(
+        tmp_path / "x.tif", tiff(np.stack([GREY, GREY]), photometric="minisblack", metadata=None)
+    )
+    assert raised(path) == "a TIFF of 2 pages of 17 x 13 pixels"
+    with pytest.raises(ImageError, match="give --pages to take the pages as channels, or save"):
+        read_image(path)
+    with pytest.raises(ImageError, match="Fix: save the page of interest on its own"):
+        read_mask(path)
+    assert np.array_equal(read_image(path, pages=True), np.dstack([GREY, GREY]))
     volume = tiff(np.zeros((16, 16, 16), np.uint8), volumetric=True, tile=(16, 16, 16))
-    assert raised(stored(tmp_path / "x.tif", volume)) == "a TIFF of shape (16, 16, 16)"
+    assert raised(stored(path, volume)) == "a TIFF of 16 pages of 16 x 16 pixels"
 
 
 @pytest.mark.parametrize(
@@ -446,9 +572,9 @@ def test_too_many_pages_or_dimensions(tmp_path: Path) -> None:
 def test_a_picture_that_is_too_large_is_not_decoded(
     data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 220)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 220)
     assert raised(stored(tmp_path / "x", data)) == "17 x 13 pixels"
-    monkeypatch.setattr(images, "MAX_PIXELS", 221)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 221)
     read_image(tmp_path / "x")
 
 
@@ -583,7 +709,7 @@ def test_animations_and_formats_that_start_programs_are_refused(tmp_path: Path) 
     frames = [Image.fromarray(np.full((8, 8), v, np.uint8)) for v in (0, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match="animation of 2 frames"):
-        read_image(tmp_path / "a.gif")
+        read_image(tmp_path / "a.gif", pages=True)
     (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
     with pytest.raises(ImageError, match="not an image in a format known here"):
         read_image(tmp_path / "b.png")

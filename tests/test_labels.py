@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,13 @@ from hypothesis import strategies as st
 from making import Array, save, save_palette
 from PIL import Image
 
+from contorno.data.coding import Evidence, decide, gather, look_at, overlap
 from contorno.data.dataset import load
 from contorno.data.labels import (
+    IGNORE,
     Labels,
-    add_counts,
     classify,
-    count_values,
-    decide,
+    prediction_paths,
     write_prediction,
 )
 from contorno.data.pairs import Pair
@@ -36,13 +37,22 @@ def two(low: int, high: int, truth: Array | None = None, kind: type = np.uint8) 
     return np.where(disc() if truth is None else truth, high, low).astype(kind)
 
 
-def learn(*paths: Path, foreground: str = "bright") -> Labels:
+def learn(*paths: Path, **options: str) -> Labels:
     """The decision on mask files."""
-    counts: dict[int, int] = {}
     masks = [read_raw_mask(path) for path in paths]
-    for mask in masks:
-        add_counts(counts, count_values(mask))
-    return decide(counts, foreground=foreground, kind=masks[0].kind, palette=masks[0].palette)
+    seen = gather([look_at(mask) for mask in masks])
+    return decide(seen, kind=masks[0].kind, palette=masks[0].palette, **options)  # type: ignore[arg-type]
+
+
+def counted(counts: dict[int, int]) -> Evidence:
+    """One mask of so many pixels of each value, in solid blocks."""
+    return Evidence(
+        counts=counts,
+        solid=counts,
+        images=dict.fromkeys(counts, 1),
+        sets=Counter([frozenset(counts)]),
+        masks=1,
+    )
 
 
 def rewritten(path: Path, labels: Labels) -> tuple[RawMask, RawMask]:
@@ -140,7 +150,7 @@ def test_any_two_greys_come_back(folder: Path, values: list[int], seed: int, bri
     truth[0, :2] = (False, True)
     low, high = sorted(values) if bright else sorted(values, reverse=True)
     mask = RawMask(np.where(truth, high, low))
-    labels = decide(count_values(mask), foreground="bright" if bright else "dark")
+    labels = decide(gather([look_at(mask)]), foreground="bright" if bright else "dark")
     assert np.array_equal(labels.classes(mask.values), truth)
     write_prediction(folder / "m.png", truth.astype(np.uint8), labels)
     assert np.array_equal(read_raw_mask(folder / "m.png").values, mask.values)
@@ -155,7 +165,7 @@ def test_any_two_colours_come_back(folder: Path, values: list[int]) -> None:
     assume(not all(is_grey(colour) for colour in values))
     truth = disc(3, 4, 4, 8)
     mask = RawMask(np.where(truth, max(values), min(values)), "colour")
-    labels = decide(count_values(mask), kind="colour")
+    labels = decide(gather([look_at(mask)]), kind="colour")
     write_prediction(folder / "m.png", labels.classes(mask.values), labels)
     after = read_raw_mask(folder / "m.png")
     assert after.kind == "colour"
@@ -188,7 +198,8 @@ def test_antialiased_masks(tmp_path: Path, radius: float, scale: float) -> None:
     labels = learn(path)
     assert labels.values == (0, soft.max())
     assert np.array_equal(labels.classes(soft), soft >= soft.max() / 2)
-    assert "anti-aliased" in labels.note
+    assert "soft edges" in labels.note
+    assert labels.table[-1].name == "the nearest of these"
     _, after = rewritten(path, labels)
     assert set(np.unique(after.values)) == {0, soft.max()}
 
@@ -221,99 +232,273 @@ def test_a_single_value_says_that_there_is_nothing_to_learn(tmp_path: Path) -> N
         learn(path)
 
 
-@pytest.mark.parametrize("stray", [{}, {1: 3, 127: 2, 130: 4, 254: 3}])
-def test_three_drawn_classes_are_named_with_their_shares(
-    tmp_path: Path, stray: dict[int, int]
-) -> None:
-    mask = two(0, 255)
-    mask[:20, :20] = 128
-    flat = mask.reshape(-1)
-    for value, count in stray.items():
-        flat[1000 + 10 * value : 1000 + 10 * value + count] = value
-    path = save(tmp_path / "m.png", mask)
-    with pytest.raises(InputError, match=r"not of two classes") as caught:
-        learn(path)
-    words = str(caught.value)
-    for value in (0, 128, 255):
-        assert f"{value} ({100 * (mask == value).mean():.3g}%)" in words
-    assert "--foreground 255" in words
-    assert "--foreground nonzero" in words
-    assert ("more value" in words) == (len(np.unique(mask)) > 6)
-    chosen = learn(path, foreground="128,255")
-    assert np.array_equal(chosen.classes(mask), np.isin(mask, (128, 255)))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        (0, 1, 2),
-        (1, 2, 3),
-        (0, 1, 2, 3),
-        (0, 50, 100),
-        (0, 1, 255),
-        (0, 2, 4, 6, 8),
-        (0, 85, 170, 255),
-    ],
-)
-@pytest.mark.parametrize("share", [0.05, 0.3])
-def test_classes_coded_as_numbers_are_never_taken_for_soft_edges(
-    tmp_path: Path, values: tuple[int, ...], share: float
-) -> None:
-    mask = np.full((SIZE, SIZE), values[0], np.uint8)
-    rows = max(1, int(SIZE * share / (len(values) - 1)))
-    for place, value in enumerate(values[1:]):
-        mask[10 + place * rows : 10 + (place + 1) * rows] = value
-    path = save(tmp_path / "m.png", mask)
-    with pytest.raises(InputError, match="not of two classes"):
-        learn(path)
-
-
-@settings(max_examples=80, deadline=None)
-@given(sizes=st.lists(st.integers(20, 400), min_size=2, max_size=30))
-@example(sizes=[100, 100, 200])
-@example(sizes=[20, 20, 20, 400])
-@example(sizes=[50] * 200)
-def test_numbered_objects_are_refused_and_nonzero_takes_them(sizes: list[int]) -> None:
-    counts = {0: 5000} | dict(enumerate(sizes, start=1))
-    with pytest.raises(InputError, match=r"--foreground nonzero"):
-        decide(counts)
-    labels = decide(counts, foreground="nonzero")
-    values = np.arange(len(sizes) + 20)[None]
-    assert np.array_equal(labels.classes(values), values != 0)  # also ids not seen before
-    assert labels.values[0] == 0
-    assert labels.values[1] == 1 + int(np.argmax(sizes))
-
-
-def test_several_colours_are_refused(tmp_path: Path) -> None:
-    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
-    picture[disc()] = (255, 0, 0)
-    picture[:8] = (0, 0, 255)
-    path = save(tmp_path / "m.png", picture)
-    with pytest.raises(InputError, match="#0000ff"):
-        learn(path)
-    assert np.array_equal(
-        learn(path, foreground="#ff0000").classes(read_raw_mask(path).values),
-        (picture == (255, 0, 0)).all(-1),
-    )
-
-
-def test_greys_without_two_heaps_are_no_mask(tmp_path: Path) -> None:
+def test_greys_without_heaps_are_no_mask(tmp_path: Path) -> None:
     path = save(
         tmp_path / "photo.png", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
     )
-    with pytest.raises(InputError, match="not of two classes"):
+    with pytest.raises(InputError, match="do not look like labels"):
         learn(path)
+
+
+def test_heat_maps_are_no_mask(tmp_path: Path) -> None:
+    y, x = np.mgrid[:SIZE, :SIZE]
+    bump = 255 * np.exp(-((y - 30) ** 2 + (x - 34) ** 2) / (2 * 12**2))
+    with pytest.raises(InputError, match="do not look like labels"):
+        learn(save(tmp_path / "heat.png", bump.astype(np.uint8)))
+
+
+# Several classes
+
+
+@pytest.mark.parametrize("stray", [{}, {1: 3, 127: 2, 130: 4, 254: 3}])
+def test_three_drawn_classes(tmp_path: Path, stray: dict[int, int]) -> None:
+    mask = two(0, 255)
+    mask[:20, :20] = 128
+    truth = np.select([mask == 128, mask == 255], [1, 2])
+    flat = mask.reshape(-1)
+    places = np.random.default_rng(0).permutation(len(flat))[: sum(stray.values())]
+    flat[places] = np.repeat(list(stray), list(stray.values()))
+    labels = learn(save(tmp_path / "m.png", mask))
+    assert labels.values == (0, 128, 255)
+    assert labels.names == ("background", "class 128", "class 255")
+    agree = labels.classes(mask) == truth
+    agree.reshape(-1)[places] = True
+    assert agree.all()
+    for value in (0, 128, 255):
+        share = next(row.share for row in labels.table if row.value == str(value))
+        assert share == (mask == value).mean()
+    chosen = learn(tmp_path / "m.png", foreground="128,255")
+    assert np.array_equal(chosen.classes(mask) == 1, labels.classes(mask) > 0)
+
+
+CLASS_NUMBERS = [
+    (0, 1, 2),
+    (1, 2, 3),
+    (0, 1, 2, 3),
+    (0, 50, 100),
+    (0, 2, 4, 6, 8),
+    (0, 85, 170, 255),
+    (0, 10, 20, 30, 40),
+    (0, 128, 255),
+    (7, 100, 254),
+]
+
+
+@pytest.mark.parametrize("values", CLASS_NUMBERS)
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_classes_coded_as_numbers_come_back(
+    tmp_path: Path, values: tuple[int, ...], share: float, kind: type
+) -> None:
+    mask = np.full((SIZE, SIZE), values[0], kind)
+    rows = max(1, int(SIZE * share / (len(values) - 1)))  # down to lines of one pixel
+    if rows == 1 and len(values) > 3 and values[-1] >= 32:
+        rows = 2  # lines of one pixel side by side are what soft edges look like
+    for place, value in enumerate(values[1:]):
+        mask[2 + place * rows : 2 + (place + 1) * rows] = value
+    path = save(tmp_path / "m.png", mask)
+    labels = learn(path)
+    assert labels.values == values
+    assert np.array_equal(labels.classes(mask), np.searchsorted(values, mask))
+    assert labels.channels == len(values)
+    before, after = rewritten(path, labels)
+    assert np.array_equal(before.values, after.values)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.integers(0, 255), min_size=3, max_size=12, unique=True),
+    seed=st.integers(0, 2**32),
+)
+def test_any_class_numbers_come_back(folder: Path, values: list[int], seed: int) -> None:
+    assume(max(values) - min(values) < 32 or min(np.diff(sorted(values))) > 2)
+    assume(not {0, 1, 255} <= set(values))  # 255 may mean "ignore": see below
+    blocks = np.random.default_rng(seed).permutation(np.resize(values, 36)).reshape(6, 6)
+    mask = np.kron(blocks, np.ones((5, 5), int)).astype(np.uint8)
+    labels = decide(gather([look_at(RawMask(mask))]))
+    if labels.ignored:
+        assert sorted({*labels.values, 255}) == sorted(values)
+    else:
+        assert labels.values == tuple(sorted(values))
+    write_prediction(folder / "k.png", labels.classes(mask), labels)
+    assert np.array_equal(read_raw_mask(folder / "k.png").values, mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    values=st.lists(st.integers(0, 0xFFFFFF), min_size=3, max_size=8, unique=True),
+    seed=st.integers(0, 2**32),
+)
+def test_any_colours_come_back(folder: Path, values: list[int], seed: int) -> None:
+    assume(any(value % 0x010101 for value in values))
+    blocks = np.random.default_rng(seed).permutation(np.resize(values, 36)).reshape(6, 6)
+    mask = np.kron(blocks, np.ones((5, 5), int))
+    labels = decide(gather([look_at(RawMask(mask, "colour"))]), kind="colour")
+    assert set(labels.values) == set(values)
+    write_prediction(folder / "c.png", labels.classes(mask), labels)
+    assert np.array_equal(read_raw_mask(folder / "c.png").values, mask)
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=st.lists(st.integers(0, 255), min_size=2, max_size=20, unique=True))
+def test_any_palette_indices_come_back(folder: Path, values: list[int]) -> None:
+    assume(not (255 in values and {0, 1} & set(values)))
+    mask = np.kron(np.resize(values, 36).reshape(6, 6), np.ones((5, 5), int)).astype(np.uint8)
+    palette = tuple(int(v) for v in np.random.default_rng(0).integers(0, 256, 768))
+    labels = decide(gather([look_at(RawMask(mask, "palette", palette))]), kind="palette")
+    labels = labels.model_copy(update={"palette": palette})
+    assert labels.values == tuple(sorted(values))
+    write_prediction(folder / "p.png", labels.classes(mask), labels)
+    after = read_raw_mask(folder / "p.png")
+    assert after.kind == "palette"
+    assert np.array_equal(after.values, mask)
+
+
+def test_antialiased_masks_of_three_classes(tmp_path: Path) -> None:
+    outer, inner = antialiased(26) / 255, antialiased(12) / 255
+    soft = np.rint(outer * 128 + inner * 127).astype(np.uint8)
+    labels = learn(save(tmp_path / "m.png", soft))
+    assert labels.values == (0, 128, 255)
+    truth = (outer >= 0.5).astype(int) + (inner >= 0.5)
+    assert (labels.classes(soft) == truth).mean() > 0.98
+
+
+@pytest.mark.parametrize("quality", [95, 75])
+def test_three_classes_saved_as_jpeg(tmp_path: Path, quality: int) -> None:
+    mask = np.zeros((128, 128), np.uint8)
+    mask[16:64, 16:112] = 128
+    mask[64:112, 16:112] = 255
+    path = tmp_path / "m.jpg"
+    Image.fromarray(mask).save(path, quality=quality)
+    labels = learn(path)
+    assert len(labels.values) == 3
+    classes = labels.classes(read_raw_mask(path).values)
+    assert (classes == np.searchsorted((0, 128, 255), mask)).mean() > 0.98
+
+
+# 255 as "ignore"
+
+
+def blocks(*values: int) -> Array:
+    return np.kron(np.array([values]), np.ones((9, 9), int)).astype(np.uint8)
+
+
+def test_255_beside_class_numbers_is_ignored(tmp_path: Path) -> None:
+    labels = learn(save(tmp_path / "m.png", blocks(0, 1, 2, 255)))
+    assert labels.values == (0, 1, 2)
+    assert labels.ignored == (255,)
+    assert labels.classes(blocks(0, 1, 2, 255))[0, ::9].tolist() == [0, 1, 2, IGNORE]
+    assert "255 is ignored" in labels.note
+    assert labels.written(np.array([[0, 2, IGNORE]])).tolist() == [[0, 2, 255]]
+    valid = labels.valid(labels.classes(blocks(0, 255)))
+    assert valid is not None
+    assert valid[0, ::9].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("values", [(0, 255), (1, 255), (0, 128, 255), (0, 2, 255), (5, 6, 255)])
+def test_255_is_a_class_otherwise(tmp_path: Path, values: tuple[int, ...]) -> None:
+    labels = learn(save(tmp_path / "m.png", blocks(*values)))
+    assert labels.values == values
+    assert labels.ignored == ()
+
+
+def test_0_1_masks_among_0_255_masks_are_another_coding(tmp_path: Path) -> None:
+    made = pairs(tmp_path, blocks(0, 255), blocks(255, 0), blocks(0, 1), blocks(0, 255))
+    dataset, problems = load(made, workers=0)
+    assert dataset.labels.values == (0, 255)
+    assert [p.kind for p in problems] == ["other-coding"]
+    assert problems[0].path.endswith("m2.png")
+
+
+def test_ignore_can_be_asked_for(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", blocks(0, 128, 255))
+    labels = learn(path, ignore="128")
+    assert labels.values == (0, 255)
+    assert labels.channels == 1
+    assert labels.classes(blocks(0, 128, 255))[0, ::9].tolist() == [0, IGNORE, 1]
+    with pytest.raises(ConfigError, match="no mask has this value"):
+        learn(path, ignore="7")
+
+
+# Numbered objects
+
+
+def numbered(seed: int, count: int) -> Array:
+    """Squares with the numbers 1 to `count`, in random order."""
+    mask = np.zeros((40, 40), np.uint16)
+    places = np.random.default_rng(seed).permutation(100)[:count]
+    for number, place in enumerate(places, 1):
+        y, x = divmod(int(place), 10)
+        mask[4 * y : 4 * y + 3, 4 * x : 4 * x + 3] = number
+    return mask
+
+
+def test_numbered_objects_are_one_foreground(tmp_path: Path) -> None:
+    masks = [numbered(seed, 8 + 3 * seed) for seed in range(6)]
+    labels = learn(*(save(tmp_path / f"{i}.png", mask) for i, mask in enumerate(masks)))
+    assert labels.names == ("background", "foreground")
+    assert "instance ids" in labels.note
+    for mask in masks:
+        assert np.array_equal(labels.classes(mask), mask > 0)
+    assert labels.classes(np.array([[0, 999]])).tolist() == [[0, 1]]  # ids not seen before
+    assert labels.written(np.array([[0, 1]])).tolist() == [[0, 255]]
+
+
+def test_many_classes_in_every_mask_are_no_objects(tmp_path: Path) -> None:
+    masks = [numbered(seed, 9) for seed in range(6)]
+    labels = learn(*(save(tmp_path / f"{i}.png", mask) for i, mask in enumerate(masks)))
+    assert len(labels.names) == 10
+
+
+def test_nonzero_takes_all_numbers(tmp_path: Path) -> None:
+    labels = decide(counted({0: 5000} | dict.fromkeys(range(1, 30), 40)), foreground="nonzero")
+    values = np.arange(60)[None]
+    assert np.array_equal(labels.classes(values), values != 0)
+
+
+# Overlapping classes
+
+
+def test_overlapping_classes(tmp_path: Path) -> None:
+    first, second = disc(20), disc(12, 40, 40)
+    parts = {
+        "cell": decide(counted({0: 5, 255: 5})),
+        "nucleus": decide(counted({0: 5, 1: 5})),
+    }
+    labels = overlap(parts)
+    assert labels.multilabel
+    assert labels.scored == ("cell", "nucleus")
+    assert labels.channels == 2
+    combined = labels.combined([first.astype(np.uint8), second.astype(np.uint8)])
+    for layer, truth in zip(labels.layers(combined), (first, second), strict=True):
+        assert np.array_equal(layer, truth)
+    out = tmp_path / "p.png"
+    write_prediction(out, combined, labels)
+    paths = prediction_paths(out, labels)
+    assert [path.parent.name for path in paths] == ["cell", "nucleus"]
+    assert np.array_equal(read_raw_mask(paths[0]).values, first * 255)
+    assert np.array_equal(read_raw_mask(paths[1]).values, second * 1)
+    chances = np.stack([first, second]).astype(np.float32)
+    assert np.array_equal(classify(chances, labels, 0.5), combined)
+
+
+def test_too_many_layers_and_layers_of_three_values_are_refused() -> None:
+    two_values, three = decide(counted({0: 5, 1: 5})), decide(counted({0: 5, 1: 5, 2: 5}))
+    with pytest.raises(InputError, match="at most 8"):
+        overlap({str(k): two_values for k in range(9)})
+    with pytest.raises(InputError, match="each mask must hold two values"):
+        overlap({"a": two_values, "b": three})
 
 
 # What the user says
 
 
 def test_dark_and_named_foreground() -> None:
-    counts = {0: 30, 255: 70}
+    counts = counted({0: 30, 255: 70})
     assert decide(counts, foreground="dark").values == (255, 0)
     assert decide(counts, foreground="0").values == (255, 0)
     assert decide(counts, foreground=" 255 ").values == (0, 255)
-    several = decide({0: 50, 1: 5, 2: 20, 3: 25}, foreground="1, 2")
+    several = decide(counted({0: 50, 1: 5, 2: 20, 3: 25}), foreground="1, 2")
     assert several.values == (0, 2)  # the commoner of each side is what is written
     assert several.classes(np.array([[0, 1, 2, 3]])).tolist() == [[0, 1, 1, 0]]
     assert "as asked" in several.note
@@ -322,26 +507,57 @@ def test_dark_and_named_foreground() -> None:
 @pytest.mark.parametrize("words", ["white", "1.5", "", "#gg0000", "1;2"])
 def test_foreground_words_that_mean_nothing(words: str) -> None:
     with pytest.raises(ConfigError, match=r"must be bright, dark, nonzero or values") as caught:
-        decide({0: 1, 255: 1}, foreground=words)
+        decide(counted({0: 1, 255: 1}), foreground=words)
     assert repr(words) in str(caught.value)
 
 
 @pytest.mark.parametrize("words", ["7", "0,255"])
 def test_foreground_that_leaves_one_class(words: str) -> None:
     with pytest.raises(ConfigError, match=r"would leave one class only") as caught:
-        decide({0: 25, 255: 75}, foreground=words)
+        decide(counted({0: 25, 255: 75}), foreground=words)
     assert "255 (75%)" in str(caught.value)
 
 
 def test_nonzero_without_zeros_leaves_one_class() -> None:
     with pytest.raises(ConfigError, match="would leave one class only"):
-        decide({1: 25, 2: 75}, foreground="nonzero")
+        decide(counted({1: 25, 2: 75}), foreground="nonzero")
 
 
 def test_more_foreground_than_background_says_how_to_swap() -> None:
-    assert "--foreground dark" in decide({0: 10, 255: 90}).note
-    assert "--foreground" not in decide({0: 60, 255: 40}).note
-    assert "--foreground bright" in decide({0: 90, 255: 10}, foreground="dark").note
+    assert "--foreground dark" in decide(counted({0: 10, 255: 90})).note
+    assert "--foreground" not in decide(counted({0: 60, 255: 40})).note
+    assert "--foreground bright" in decide(counted({0: 90, 255: 10}), foreground="dark").note
+
+
+def test_named_classes(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.png", blocks(0, 128, 255, 1))
+    names = "background=0,nucleus=255,cytoplasm=128"
+    with pytest.raises(InputError, match=r"value 1 .* is no declared class"):
+        learn(path, classes=names)
+    labels = learn(path, classes=names, ignore="1")
+    assert labels.names == ("background", "nucleus", "cytoplasm")
+    assert labels.values == (0, 255, 128)
+    assert labels.classes(blocks(0, 128, 255, 1))[0, ::9].tolist() == [0, 2, 1, IGNORE]
+    joined = learn(path, classes="background=0|1,cell=128|255")
+    assert joined.classes(blocks(0, 1, 128, 255))[0, ::9].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nucleus", "must look like"),
+        ("background=0,nucleus=x", "such as 255"),
+        ("background=0,nucleus=0", "two meanings"),
+        ("background=0,nucleus=7", "no mask has any of these values"),
+        ("background=0", "from 2 to"),
+        ("a=0,a=255", "from 2 to"),
+        ("background=0,../x=255", "must look like"),
+    ],
+)
+def test_class_names_that_cannot_work(tmp_path: Path, words: str, message: str) -> None:
+    path = save(tmp_path / "m.png", blocks(0, 255))
+    with pytest.raises(ConfigError, match=message):
+        learn(path, classes=words)
 
 
 # Masks to evaluate on
@@ -351,11 +567,11 @@ def pairs(folder: Path, *masks: Array) -> list[Pair]:
     made = []
     for index, mask in enumerate(masks):
         image = save(folder / f"i{index}.png", np.zeros(mask.shape[:2], np.uint8))
-        made.append(Pair(f"p{index}", image, save(folder / f"m{index}.png", mask)))
+        made.append(Pair(f"p{index}", (image,), (save(folder / f"m{index}.png", mask),)))
     return made
 
 
-TRAINED = Labels(values=(0, 255), threshold=127.5)
+TRAINED = Labels()
 
 
 @pytest.mark.parametrize(
@@ -366,10 +582,10 @@ TRAINED = Labels(values=(0, 255), threshold=127.5)
         (TRAINED, 7, 200),
         (TRAINED, 0, 128),
         (TRAINED, 3, 4),
-        (decide({0: 5, 1: 5}), 0, 255),
-        (decide({7: 5, 200: 5}), 0, 1),
-        (decide({0: 5, 2: 5}, kind="palette"), 0, 255),
-        (decide({0: 5, 9: 5}, foreground="9"), 0, 1),
+        (decide(counted({0: 5, 1: 5})), 0, 255),
+        (decide(counted({7: 5, 200: 5})), 0, 1),
+        (decide(counted({0: 5, 2: 5}), kind="palette"), 0, 255),
+        (decide(counted({0: 5, 9: 5}), foreground="9"), 0, 1),
     ],
 )
 def test_evaluation_masks_may_be_coded_otherwise(
@@ -384,7 +600,7 @@ def test_evaluation_masks_may_be_coded_otherwise(
 
 
 def test_dark_foreground_stays_dark_in_another_coding(tmp_path: Path) -> None:
-    trained = decide({0: 5, 255: 5}, foreground="dark")
+    trained = decide(counted({0: 5, 255: 5}), foreground="dark")
     dataset, _ = load(pairs(tmp_path, two(0, 1)), workers=0, labels=trained)
     assert np.array_equal(dataset.read(0)[1], ~disc())
 
@@ -396,7 +612,7 @@ def test_masks_of_one_value_are_read_as_the_model_learnt_them(tmp_path: Path) ->
 
 
 def test_numbered_objects_are_read_as_trained(tmp_path: Path) -> None:
-    trained = decide({0: 50, 1: 5, 2: 6, 3: 4}, foreground="nonzero")
+    trained = decide(counted({0: 50, 1: 5, 2: 6, 3: 4}), foreground="nonzero")
     mask = two(0, 1)
     mask[30:40] *= 9
     mask[40:] *= 4
@@ -404,11 +620,11 @@ def test_numbered_objects_are_read_as_trained(tmp_path: Path) -> None:
     assert np.array_equal(dataset.read(0)[1], disc())
 
 
-def test_evaluation_masks_of_three_classes_are_refused(tmp_path: Path) -> None:
+def test_evaluation_masks_of_other_classes_are_refused(tmp_path: Path) -> None:
     mask = two(0, 2)
     mask[:9] = 1
-    with pytest.raises(InputError, match="not of two classes"):
-        load(pairs(tmp_path, mask), workers=0, labels=decide({0: 5, 1: 5}))
+    with pytest.raises(InputError, match=r"hold 3 classes .* the model has 2"):
+        load(pairs(tmp_path, mask), workers=0, labels=decide(counted({0: 5, 1: 5})))
 
 
 # Probabilities to classes
@@ -418,8 +634,11 @@ def test_classify_two_and_more_classes() -> None:
     rng = np.random.default_rng(0)
     one = rng.random((1, 4, 5)).astype(np.float32)
     one[0, 0, 0] = 0.25
-    assert np.array_equal(classify(one, 0.25), one[0] >= 0.25)  # the threshold itself counts
+    assert np.array_equal(
+        classify(one, Labels(), 0.25), one[0] >= 0.25
+    )  # the threshold itself counts
     three = rng.random((3, 4, 5)).astype(np.float32)
+    labels = decide(counted({0: 5, 1: 5, 2: 5}))
     for y in range(4):
         for x in range(5):
-            assert classify(three, 0.5)[y, x] == max(range(3), key=lambda k: three[k, y, x])
+            assert classify(three, labels, 0.5)[y, x] == max(range(3), key=lambda k: three[k, y, x])

@@ -9,10 +9,12 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from contorno.config import Loss
-from contorno.losses import LOSSES
+from contorno.errors import ConfigError
+from contorno.losses import LOSSES, loss_function, targets
 
 Pixels = list[tuple[float, float]]  # (output, target)
 
@@ -58,8 +60,10 @@ def tversky(pixels: Pixels) -> float:
 SLOW: dict[str, Callable[[Pixels], float]] = {
     "mse": mse,
     "bce": bce,
+    "ce": bce,  # of one channel; of several, see below
     "dice": dice,
     "bce+dice": lambda p: bce(p) + dice(p),
+    "ce+dice": lambda p: bce(p) + dice(p),
     "focal": focal,
     "tversky": tversky,
 }
@@ -151,3 +155,84 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
     assert torch.autograd.gradcheck(
         lambda x: LOSSES[name](x, target.double()[:1, :, :2, :3]), logits
     )
+
+
+# Several classes
+
+
+def classes(seed: int, count: int = 3) -> tuple[Tensor, Tensor]:
+    """Logits (2, K, 4, 6) and the class of every pixel (2, 1, 4, 6)."""
+    random = np.random.default_rng(seed)
+    logits = torch.from_numpy(random.normal(0, 2, (2, count, 4, 6))).double()
+    return logits, torch.from_numpy(random.integers(0, count, (2, 1, 4, 6))).double()
+
+
+def test_targets_of_class_indices_and_of_ignored_pixels() -> None:
+    masks = torch.tensor([0.0, 1.0, 2.0, 255.0]).view(1, 1, 2, 2)
+    target, valid = targets(masks, 3, ignore=True)
+    assert target[0, :, 0, 0].tolist() == [1, 0, 0]
+    assert target[0, :, 1, 0].tolist() == [0, 0, 1]
+    assert valid is not None
+    assert valid.flatten().tolist() == [1, 1, 1, 0]
+    two, valid = targets(masks.clamp(max=1), 1)
+    assert torch.equal(two, masks.clamp(max=1))
+    assert valid is None
+    soft, valid = targets(torch.tensor([0.25, 255.0]).view(1, 1, 1, 2), 1, ignore=True)
+    assert soft.flatten().tolist() == [0.25, 0]
+
+
+def test_targets_of_overlapping_classes() -> None:
+    masks = torch.tensor([0.0, 1.0, 2.0, 5.0]).view(1, 1, 1, 4)
+    target, valid = targets(masks, 3, multilabel=True)
+    assert target[0, :, 0].tolist() == [[0, 1, 0, 1], [0, 0, 1, 0], [0, 0, 0, 1]]
+    assert valid is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cross_entropy_of_classes_is_pytorchs(seed: int) -> None:
+    logits, masks = classes(seed)
+    target, _ = targets(masks, 3)
+    mine = loss_function("ce", exclusive=True)(logits, target.double(), None)
+    assert float(mine) == pytest.approx(float(F.cross_entropy(logits, masks[:, 0].long())))
+    masks[0, 0, :2] = 255
+    target, valid = targets(masks, 3, ignore=True)
+    mine = loss_function("ce", exclusive=True)(logits, target.double(), valid)
+    theirs = F.cross_entropy(logits, masks[:, 0].long(), ignore_index=255)
+    assert float(mine) == pytest.approx(float(theirs))
+
+
+def test_dice_of_classes_leaves_background_out() -> None:
+    logits, masks = classes(5)
+    target, _ = targets(masks, 3)
+    chances = torch.softmax(logits, 1)
+    slow = []
+    for k in (1, 2):
+        both = float((chances[:, k] * target[:, k]).sum())
+        slow.append(1 - (2 * both + 2) / (float(chances[:, k].sum() + target[:, k].sum()) + 2))
+    mine = loss_function("dice", exclusive=True)(logits, target.double(), None)
+    assert float(mine) == pytest.approx(sum(slow) / 2)
+
+
+@pytest.mark.parametrize("name", ["mse", "ce", "dice", "ce+dice", "focal", "tversky"])
+def test_what_is_ignored_has_no_gradient(name: str) -> None:
+    logits, masks = classes(7)
+    masks[0, 0, :2] = 255
+    logits.requires_grad_()
+    target, valid = targets(masks, 3, ignore=True)
+    loss_function(name, exclusive=True)(logits, target.double(), valid).backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, :, :2].any()
+    assert logits.grad[1].any()
+    everything = targets(torch.full_like(masks, 255), 3, ignore=True)
+    assert loss_function(name, exclusive=True)(logits.detach(), *everything).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "exclusive", "fit"),
+    [("bce", True, "use ce"), ("ce+dice", False, r"use bce\+dice"), ("ce", False, "use bce")],
+)
+def test_a_loss_that_does_not_fit_names_the_one_that_does(
+    name: str, exclusive: bool, fit: str
+) -> None:
+    with pytest.raises(ConfigError, match=fit):
+        loss_function(name, exclusive=exclusive)

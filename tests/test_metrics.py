@@ -16,17 +16,16 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from contorno.boundary import Mask, boundary_f, boundary_tolerance, hd95
 from contorno.metrics import (
     FIGURES,
     OVERLAPS,
     RULES,
     Counts,
     ImageScore,
-    Mask,
-    boundary_f,
-    boundary_tolerance,
+    combine,
     count,
-    hd95,
+    mean_dice,
     score,
     summarise,
 )
@@ -207,6 +206,180 @@ def test_overlaps_equal_torchmetrics_wherever_they_are_defined() -> None:
             assert counts.recall == pytest.approx(recall, abs=1e-6)
 
 
+# --- several classes
+
+
+def class_maps(number: int, *, classes: int = 4) -> Iterator[tuple[Any, Any]]:
+    """Yield (truth, prediction) as class maps (H, W) in which classes are often missing."""
+    random = np.random.default_rng(11)
+    for _ in range(number):
+        shape = tuple(random.integers(8, 33, size=2).tolist())
+        held = random.permutation(classes)[: random.integers(1, classes + 1)]
+        truth = np.zeros(shape, np.int64)
+        for label in held:
+            truth[blob(random, shape)] = label
+        prediction = np.where(random.random(shape) < 0.7, truth, random.choice(held, shape))
+        if random.random() < 0.3:  # a class that is never, or only, predicted
+            prediction[prediction == held[0]] = random.integers(classes)
+        yield truth, prediction
+
+
+def layers(truth: Any, prediction: Any, *, classes: int = 4) -> list[tuple[Mask, Mask]]:
+    return [(truth == label, prediction == label) for label in range(1, classes)]
+
+
+def some(random: np.random.Generator, shape: Shape) -> Mask:
+    """Where pixels are valid."""
+    mask = ~blob(random, shape)
+    mask[0, 0] = True
+    return mask
+
+
+def tensors(*maps: Any) -> list[Any]:
+    torch = pytest.importorskip("torch")
+    return [torch.from_numpy(one.copy())[None] for one in maps]  # (1, H, W)
+
+
+def test_combined_dice_equals_torchmetrics_and_monai() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics.functional.segmentation")
+    monai = pytest.importorskip("monai.metrics")
+    missing = 0
+    for truth, prediction in class_maps(300):
+        pairs_ = layers(truth, prediction)
+        ours = combine([score(*pair) for pair in pairs_])
+        y, y_pred = tensors(truth, prediction)
+        theirs = torchmetrics.dice_score(
+            y_pred,
+            y,
+            num_classes=4,
+            include_background=False,
+            average="macro",
+            input_format="index",
+        ).item()
+        assert ours.dice == pytest.approx(1.0 if math.isnan(theirs) else theirs, abs=1e-6)
+        assert mean_dice(pairs_) == ours.dice
+        absent = [not (t.any() or p.any()) for t, p in pairs_]
+        missing += any(absent)
+        if not any(absent):  # MONAI scores a class that is in neither as 1, or leaves out too much
+            stacked = [np.stack(one)[None] for one in zip(*pairs_, strict=True)]
+            y, y_pred = (tensor[0].float() for tensor in tensors(*stacked))
+            for name, compute in (("dice", monai.compute_dice), ("iou", monai.compute_iou)):
+                mean = compute(y_pred, y, ignore_empty=False).mean().item()
+                assert getattr(ours, name) == pytest.approx(mean, abs=1e-6)
+    assert 50 < missing < 250
+
+
+def test_figures_of_each_class_equal_torchmetrics_with_ignored_pixels() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    random = np.random.default_rng(3)
+    for truth, prediction in class_maps(300):
+        valid = some(random, truth.shape)
+        y, y_pred = tensors(np.where(valid, truth, 255), prediction)
+        counts = [count(*pair, valid=valid) for pair in layers(truth, prediction)]
+        for name, compute in (
+            ("dice", functional.multiclass_f1_score),
+            ("iou", functional.multiclass_jaccard_index),
+            ("precision", functional.multiclass_precision),
+            ("recall", functional.multiclass_recall),
+        ):
+            theirs = compute(y_pred, y, num_classes=4, average="none", ignore_index=255)
+            for one, value in zip(counts, theirs[1:].tolist(), strict=True):
+                figure = getattr(one, name)
+                if figure is not None and not one.absent:
+                    assert figure == pytest.approx(value, abs=1e-6)
+
+
+def test_pooled_figures_of_overlapping_classes_equal_torchmetrics() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    torch = pytest.importorskip("torch")
+    images = [
+        [(t, p), (np.roll(t, 3, 1), np.roll(p, 2, 0)), (t & p, t)] for t, p in pairs(60)
+    ]  # three classes that overlap
+    scores = [combine([score(*pair) for pair in image]) for image in images]
+    flat = [
+        np.concatenate([np.stack([pair[side].ravel() for pair in image], -1) for image in images])
+        for side in (0, 1)
+    ]  # (pixels, 3)
+    target, predicted = (torch.from_numpy(one).int() for one in flat)
+    pooled = summarise(scores, resamples=10)["pooled"]
+    for name, compute in (
+        ("dice", functional.multilabel_f1_score),
+        ("iou", functional.multilabel_jaccard_index),
+        ("precision", functional.multilabel_precision),
+        ("recall", functional.multilabel_recall),
+    ):
+        theirs = compute(predicted, target, num_labels=3, average="micro").item()
+        assert pooled[name]["value"] == pytest.approx(theirs, abs=1e-6)
+
+
+def test_combined_figures_are_plain_means_of_what_is_there() -> None:
+    for truth, prediction in class_maps(100):
+        alone = [score(*pair) for pair in layers(truth, prediction)]
+        there = [s for s in alone if s.counts.tp + s.counts.fp + s.counts.fn]
+        combined = combine(alone)
+        pixels = [combined.counts.tp, combined.counts.fp, combined.counts.fn, combined.counts.tn]
+        names = ("tp", "fp", "fn", "tn")
+        assert pixels == [sum(getattr(s.counts, name) for s in alone) for name in names]
+        for name in FIGURES:
+            values = [v for s in there or alone if (v := getattr(s, name)) is not None]
+            expected = sum(values) / len(values) if values else None
+            assert getattr(combined, name) == (
+                None if expected is None else pytest.approx(expected)
+            )
+
+
+def test_one_class_is_its_own_combination(scores: list[ImageScore]) -> None:
+    for one in scores:
+        assert combine([one]) is one
+    with pytest.raises(ValueError, match="at least one"):
+        combine([])
+
+
+def test_absent_classes_are_left_out_and_alone_make_two_empty_masks() -> None:
+    half = FULL.copy()
+    half[:, :6] = False
+    absent, found, wrong = score(EMPTY, EMPTY), score(FULL, half), score(EMPTY, half)
+    assert combine([absent, found]) == ImageScore(
+        absent.counts + found.counts, *(getattr(found, name) for name in FIGURES)
+    )
+    nothing = combine([absent, absent])
+    assert [getattr(nothing, name) for name in FIGURES] == [1.0, 1.0, None, None, 1.0, 0.0]
+    assert nothing.counts == Counts(0, 0, 0, 2 * EMPTY.size)
+    both = combine([found, wrong, absent])
+    assert both.dice == pytest.approx(found.dice / 2)
+    assert (both.precision, both.recall, both.hd95) == (0.5, 0.5, found.hd95)
+    assert mean_dice([(EMPTY, EMPTY)] * 2) == 1.0
+    assert mean_dice([(FULL, half), (EMPTY, half), (EMPTY, EMPTY)]) == both.dice
+
+
+# --- ignored pixels
+
+
+def test_ignored_pixels_count_nowhere() -> None:
+    random = np.random.default_rng(2)
+    for truth, prediction in pairs(200):
+        valid = some(random, truth.shape)
+        counts = count(truth, prediction, valid=valid)
+        assert counts.tp == sum((truth & prediction)[valid].tolist())
+        assert counts.fp == sum((~truth & prediction)[valid].tolist())
+        assert counts.fn == sum((truth & ~prediction)[valid].tolist())
+        assert counts.tn == sum((~truth & ~prediction)[valid].tolist())
+        result = score(truth, prediction, valid=valid)
+        background = score(truth & valid, prediction & valid)
+        assert result.counts == counts
+        for name in FIGURES:
+            assert getattr(result, name) == getattr(background, name)
+        anything = random.random(truth.shape) < 0.5
+        other = [np.where(valid, mask, anything) for mask in (truth, prediction)]
+        assert score(*other, valid=valid) == result
+        assert mean_dice([(truth, prediction)], valid) == result.dice
+        assert score(truth, prediction, valid=np.ones_like(valid)) == score(truth, prediction)
+
+
+def test_without_any_valid_pixel_both_masks_are_empty() -> None:
+    assert score(FULL, EMPTY, valid=EMPTY) == score(EMPTY[:0], EMPTY[:0])
+
+
 # --- boundary figures
 
 
@@ -288,6 +461,15 @@ def test_empty_and_full_masks(
 def test_shapes_that_differ_are_both_named(function: Callable[[Mask, Mask], object]) -> None:
     with pytest.raises(ValueError, match=r"\(9, 12\).*\(12, 9\)"):
         function(FULL, FULL.T)
+
+
+def test_a_mask_of_valid_pixels_must_fit_too() -> None:
+    with pytest.raises(
+        ValueError, match=r"truth has shape \(9, 12\) but valid has shape \(12, 9\)"
+    ):
+        count(FULL, FULL, valid=FULL.T)
+    with pytest.raises(ValueError, match="valid is uint8"):
+        score(FULL, FULL, valid=FULL.astype(np.uint8))
 
 
 @pytest.mark.parametrize("bad", [FULL.astype(np.uint8), FULL[None]])
@@ -495,6 +677,7 @@ def test_at_least_one_draw_is_needed() -> None:
 
 
 def test_rules_are_told_for_every_choice() -> None:
-    assert set(RULES) == {"empty", "boundary_f", "hd95", "intervals", "averages"}
+    expected = {"empty", "boundary_f", "hd95", "classes", "ignored", "intervals", "averages"}
+    assert set(RULES) == expected
     assert "0.75%" in RULES["boundary_f"]
     assert f"{100 * boundary_tolerance(30_000, 40_000) / 50_000:.2f}%" == "0.75%"

@@ -6,11 +6,9 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from contorno.data.pairs import SUFFIXES, find_images, find_pairs, read_list, split
-from contorno.errors import InputError
+from contorno.data.pairs import SUFFIXES, Found, find_images, find_pairs, read_list
+from contorno.errors import InputError, Problem
 
 # pairs looks at names only, so files may be empty
 
@@ -20,6 +18,11 @@ def touch(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).touch()
     return folder
+
+
+def wrong(found: Found) -> list[Problem]:
+    """Everything but notes."""
+    return [problem for problem in found.problems if problem.severity != "note"]
 
 
 def matched(found: object) -> list[tuple[str, str, str]]:
@@ -47,7 +50,7 @@ def test_missing_partners_are_listed_both_ways(tmp_path: Path) -> None:
     masks = touch(tmp_path / "m", "a.png", "only-mask.png")
     found = find_pairs(images, masks)
     assert [p.name for p in found.pairs] == ["a"]
-    assert {(Path(p.path).name, p.what) for p in found.problems} == {
+    assert {(Path(p.path).name, p.what) for p in wrong(found)} == {
         ("only-image.png", "an image without mask"),
         ("only-mask.png", "a mask without image"),
     }
@@ -68,7 +71,7 @@ def test_a_given_suffix_wins_over_equal_stems(tmp_path: Path) -> None:
     masks = touch(tmp_path / "m", "a.png", "a-truth.png")
     found = find_pairs(images, masks, suffix="-truth")
     assert matched(found) == [("a", "a.png", "a-truth.png")]
-    assert [Path(p.path).name for p in found.problems] == ["a.png"]
+    assert [Path(p.path).name for p in wrong(found)] == ["a.png"]
 
 
 # One folder
@@ -80,7 +83,7 @@ def test_one_folder_with_a_known_suffix(tmp_path: Path, suffix: str) -> None:
     found = find_pairs(folder)
     assert matched(found) == [("a", "a.jpg", f"a{suffix}.png"), ("b", "b.jpg", f"b{suffix}.png")]
     assert repr(suffix) in found.rule
-    assert [Path(p.path).name for p in found.problems] == ["c.jpg"]
+    assert [Path(p.path).name for p in wrong(found)] == ["c.jpg"]
 
 
 def test_one_folder_given_twice_is_one_folder(tmp_path: Path) -> None:
@@ -92,7 +95,7 @@ def test_one_folder_with_a_suffix_of_ones_own(tmp_path: Path) -> None:
     folder = touch(tmp_path / "all", "a.jpg", "a.truth.png", "b.jpg", "orphan.truth.png")
     found = find_pairs(folder, suffix=".truth")
     assert matched(found) == [("a", "a.jpg", "a.truth.png")]
-    assert {(Path(p.path).name, p.what) for p in found.problems} == {
+    assert {(Path(p.path).name, p.what) for p in wrong(found)} == {
         ("b.jpg", "an image without mask"),
         ("orphan.truth.png", "a mask without image"),
     }
@@ -192,7 +195,7 @@ def test_hidden_and_other_files_are_not_looked_at(tmp_path: Path) -> None:
     masks = touch(tmp_path / "m", "a.png", "._a.png", "desktop.ini")
     found = find_pairs(images, masks)
     assert matched(found) == [("a", "a.png", "a.png")]
-    assert found.problems == ()
+    assert {(p.kind, p.severity) for p in found.problems} == {("hidden-file", "note")}
 
 
 # Folders
@@ -256,7 +259,7 @@ def test_a_list_that_names_what_is_not_there(tmp_path: Path) -> None:
     listing.write_text("a\nb\nzzz\n")
     found = find_pairs(images, masks, files=listing)
     assert [p.name for p in found.pairs] == ["a"]
-    problems = {Path(p.path).name: p.what for p in found.problems}
+    problems = {Path(p.path).name: p.what for p in wrong(found)}
     assert problems["b.png"] == "an image without mask"
     assert str(listing) in problems["zzz"]
 
@@ -291,23 +294,23 @@ def test_files_folders_and_patterns_each_once(
     found, problems = find_images(
         [folder, folder / "a.png", "more/*.tif", str(tmp_path / "m*/d.*")]
     )
-    assert [p.name for p in found] == ["a.png", "b.JPG", "c.tif", "d.png"]
+    assert [p[0].name for p in found] == ["a.png", "b.JPG", "c.tif", "d.png"]
     assert problems == []
     up, _ = find_images(["../" + tmp_path.name + "/more/*.png"])
-    assert [p.name for p in up] == ["d.png"]
+    assert [p[0].name for p in up] == ["d.png"]
 
 
 def test_inputs_that_are_not_there(tmp_path: Path) -> None:
     folder = touch(tmp_path / "set", "a.png")
     found, problems = find_images([folder / "a.png", folder / "z.png", folder / "*.tif"])
-    assert [p.name for p in found] == ["a.png"]
+    assert [p[0].name for p in found] == ["a.png"]
     assert [Path(p.path).name for p in problems] == ["z.png", "*.tif"]
 
 
 def test_a_name_with_pattern_marks_is_that_file(tmp_path: Path) -> None:
     folder = touch(tmp_path / "set", "a[1].png", "a1.png")
     found, problems = find_images([folder / "a[1].png"])
-    assert [p.name for p in found] == ["a[1].png"]
+    assert [p[0].name for p in found] == ["a[1].png"]
     assert problems == []
 
 
@@ -316,48 +319,47 @@ def test_a_list_restricts_images(tmp_path: Path) -> None:
     listing = tmp_path / "list.txt"
     listing.write_text("c\na\nmissing\n")
     found, problems = find_images([folder], files=listing)
-    assert [p.name for p in found] == ["a.png", "c.png"]
+    assert [p[0].name for p in found] == ["a.png", "c.png"]
     assert [p.path for p in problems] == ["missing"]
 
 
-# Split
+# Channels in files of their own, classes in folders of their own
 
 
-@given(count=st.integers(2, 60), share=st.floats(0.01, 0.99), seed=st.integers(0, 2**32))
-def test_split_parts_all_names(count: int, share: float, seed: int) -> None:
-    names = [f"n{index}" for index in range(count)]
-    training, validation = split(names, share=share, seed=seed)
-    assert sorted(training + validation) == sorted(names)
-    assert training == sorted(training)
-    assert validation == sorted(validation)
-    assert 1 <= len(validation) <= count - 1
-    assert abs(len(validation) - share * count) <= 1
-    assert split(names[::-1], share=share, seed=seed) == (training, validation)
+def test_channels_in_files_of_their_own(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a_dapi.tif", "a_gfp.tif", "b_dapi.tif", "c_dapi.tif", "x.tif")
+    touch(images, "b_gfp.tif")
+    masks = touch(tmp_path / "m", "a.png", "b.png", "c.png")
+    found = find_pairs(images, masks, channels=("_dapi", "_gfp"))
+    assert [(p.name, [f.name for f in p.images]) for p in found.pairs] == [
+        ("a", ["a_dapi.tif", "a_gfp.tif"]),
+        ("b", ["b_dapi.tif", "b_gfp.tif"]),
+    ]
+    kinds = {(Path(p.path).name, p.kind) for p in wrong(found)}
+    assert {("c_dapi.tif", "channel-missing"), ("x.tif", "channel-missing")} <= kinds
+    pictures, problems = find_images([images], channels=("_dapi", "_gfp"))
+    assert [[f.name for f in files] for files in pictures] == [
+        ["a_dapi.tif", "a_gfp.tif"],
+        ["b_dapi.tif", "b_gfp.tif"],
+    ]
+    assert len(problems) == 2
 
 
-def test_split_depends_on_the_seed() -> None:
-    names = [f"n{index}" for index in range(20)]
-    parts = {tuple(split(names, share=0.2, seed=seed)[1]) for seed in range(10)}
-    assert len(parts) > 5
+def test_a_folder_of_masks_for_each_class(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png", "b.png")
+    folders = {
+        "nucleus": touch(tmp_path / "n", "a.png", "b.png"),
+        "membrane": touch(tmp_path / "r", "a.png", "z.png"),
+    }
+    found = find_pairs(images, folders)
+    assert [(p.name, [f.parent.name for f in p.masks]) for p in found.pairs] == [("a", ["n", "r"])]
+    kinds = {(Path(p.path).name, p.kind) for p in wrong(found)}
+    assert kinds == {("b.png", "image-without-mask"), ("z.png", "mask-without-image")}
 
 
-def test_split_by_choice() -> None:
-    assert split(["a", "b", "c"], share=0.9, seed=0, chosen=["c", "a", "elsewhere"]) == (
-        ["b"],
-        ["a", "c"],
-    )
-
-
-@pytest.mark.parametrize(
-    ("names", "chosen"),
-    [
-        (["a"], None),
-        ([], None),
-        (["a", "b"], ["a", "b"]),
-        (["a", "b"], ["z"]),
-        (["a", "b"], []),
-    ],
-)
-def test_split_leaves_no_part_empty(names: list[str], chosen: list[str] | None) -> None:
-    with pytest.raises(InputError, match="each needs at least one"):
-        split(names, share=0.5, seed=0, chosen=chosen)
+def test_names_that_differ_by_case_are_paired_with_a_warning(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "Cell1.png", "b.png")
+    masks = touch(tmp_path / "m", "cell1.png", "b.png")
+    found = find_pairs(images, masks)
+    assert matched(found) == [("Cell1", "Cell1.png", "cell1.png"), ("b", "b.png", "b.png")]
+    assert [(p.kind, p.severity) for p in wrong(found)] == [("case-names", "warning")]

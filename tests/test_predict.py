@@ -87,7 +87,7 @@ def labelled(tmp_path: Path, mask: Array, save_mask: object = save) -> Labels:
     """What the package decides on such masks."""
     save(tmp_path / "i.png", SAMPLE)
     save_mask(tmp_path / "m.png", mask)  # type: ignore[operator]
-    dataset, _ = load_data([Pair("p", tmp_path / "i.png", tmp_path / "m.png")], workers=0)
+    dataset, _ = load_data([Pair("p", (tmp_path / "i.png",), (tmp_path / "m.png",))], workers=0)
     return dataset.labels
 
 
@@ -144,7 +144,7 @@ def test_probabilities_as_float_tiff(model: Model, photos: Path, tmp_path: Path)
 
 def test_a_model_of_several_classes(photos: Path, tmp_path: Path) -> None:
     labels = Labels(
-        values=(0, 100, 200), names=("a", "b", "c"), threshold=None, foreground=(100, 200)
+        values=(0, 100, 200), names=("a", "b", "c"), lookup=((0, 0), (100, 1), (200, 2))
     )
     file = model_file(tmp_path / "m.safetensors", SAMPLE, labels=labels, classes=3)
     model = load(file, device="cpu", precision="32")
@@ -154,8 +154,8 @@ def test_a_model_of_several_classes(photos: Path, tmp_path: Path) -> None:
     predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif", overlay=True)
     mask = np.asarray(Image.open(tmp_path / "out" / "a.png"))
     assert np.array_equal(mask, probabilities.argmax(-1) * 100)
-    for index in range(3):
-        one = tifffile.imread(tmp_path / "out" / f"a_probability_{index}.tif")
+    for index, name in enumerate("abc"):
+        one = tifffile.imread(tmp_path / "out" / f"a_probability_{name}.tif")
         assert np.array_equal(one, probabilities[..., index])
     assert (tmp_path / "out" / "a_overlay.png").exists()
 
@@ -186,7 +186,7 @@ def test_overlays_of_any_picture(channels: int, kind: type) -> None:
     image = (np.random.default_rng(0).random((20, 30, channels)) * 200).astype(kind)
     classes = np.zeros((20, 30), np.uint8)
     classes[:10, 5:25] = 1
-    shown = np.asarray(draw_outline(image, classes))
+    shown = np.asarray(draw_outline(image, classes, Labels()))
     marked = (shown == (255, 0, 200)).all(-1)
     assert shown.shape == (20, 30, 3)
     assert marked[9, 5:25].all()
@@ -375,7 +375,9 @@ def test_wide_types_are_predicted_as_they_are_trained_on(tmp_path: Path, kind: t
     wide = (SAMPLE[..., 0] * 3).astype(kind)
     save(tmp_path / "i.tif", wide)
     save(tmp_path / "m.png", draw(0, size=64)[1])
-    dataset, problems = load_data([Pair("p", tmp_path / "i.tif", tmp_path / "m.png")], workers=0)
+    dataset, problems = load_data(
+        [Pair("p", (tmp_path / "i.tif",), (tmp_path / "m.png",))], workers=0
+    )
     assert not problems
     learnt = dataset.read(0)[0]
     model = load(model_file(tmp_path / "m.safetensors", learnt), device="cpu", precision="32")

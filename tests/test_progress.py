@@ -101,6 +101,7 @@ def results(*, empty: int) -> dict[str, Any]:
         "per_image": dict.fromkeys(names, figure) | {"boundary_f": figure, "hd95": nothing},
         "pooled": dict.fromkeys(names, pooled),
         "empty": {"images": empty, "with_false_positives": 1, "false_positive_rate": 0.5},
+        "classes": [],
     }
 
 
@@ -116,5 +117,34 @@ def test_a_table_of_figures(
     last = next(line for line in written.splitlines() if "HD95" in line)
     assert last.count(" - ") == 2
     assert "false positives" not in written
+    assert "Each class" not in written
     table(results(empty=2))
     assert "2 image(s) without any object, 1 of them with" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_several_classes_have_a_table_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    threshold: float | None,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # as where nobody looks
+    whole = results(empty=1)
+    one = {key: whole[key] for key in ("per_image", "pooled", "empty")}
+    dice = {"mean": 0.5678, "low": 0.5, "high": 0.6, "n": 3}
+    other = one | {"per_image": one["per_image"] | {"dice": dice}}
+    names = {"nucleus": one, "[red]cell[/red]": other, "caf\udce9": one}
+    whole["classes"] = [{"name": name} | figures for name, figures in names.items()]
+    whole["threshold"] = threshold
+    table(whole)
+    written = capsys.readouterr().out
+    lines = written.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert ("3 images, threshold 0.5" in written) == (threshold is not None)
+    line = next(line for line in lines if "nucleus" in line)
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == [
+        "nucleus", "2", "0.9123 (0.9000 to 0.9500)", "0.9123", "0.8765",
+    ]  # fmt: skip
+    assert "0.5678 (0.5000 to 0.6000)" in next(line for line in lines if "[red]cell[/" in line)
+    assert "caf\\udce9" in written
+    assert "1 image(s) without any object" in written

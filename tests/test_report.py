@@ -22,12 +22,18 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
 from PIL import Image
 
-from contorno import metrics, report
+from contorno import metrics, pictures, report
 from contorno.errors import InputError
 from contorno.report import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 SIZE = (24, 32)  # (H, W)
+LABELS = {
+    "note": "1 is the object",
+    "multilabel": False,
+    "classes": [{"name": "foreground", "value": 1, "kind": "grey"}],
+    "table": [],
+}
 
 
 class Page(HTMLParser):
@@ -83,7 +89,7 @@ def blob(shift: int = 0) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def save(path: Path, pixels: np.ndarray[Any, Any]) -> Path:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
 
@@ -95,24 +101,24 @@ def make(folder: Path, count: int = 3, **changes: Any) -> Path:
         name = f"cell{i}"
         picture = np.full((*SIZE, 3), 60 + 10 * i, np.uint8)
         image = save(folder / "images" / f"{name}.png", picture)
-        mask = save(folder / "masks" / f"{name}.png", blob().astype(np.uint8))
+        mask = save(folder / "masks" / f"{name}.png", blob().astype(np.uint8) * 255)
+        save(folder / "truths" / f"{name}.png", blob().astype(np.uint8))
         save(folder / "predictions" / f"{name}.png", blob(i).astype(np.uint8))
         score = metrics.score(blob(), blob(i))
         scores.append(score)
         entry = {"name": name, "image": str(image), "mask": str(mask)}
-        entry |= {"prediction": f"predictions/{name}.png"}
-        entry |= {key: getattr(score, key) for key in metrics.FIGURES}
-        entry |= {key: getattr(score.counts, key) for key in ("tp", "fp", "fn", "tn")}
-        images.append(entry | {"height": SIZE[0], "width": SIZE[1]})
+        entry |= {"prediction": [f"predictions/{name}.png"], "truth": [f"truths/{name}.png"]}
+        images.append(entry | row(score) | {"height": SIZE[0], "width": SIZE[1]})
     results: dict[str, Any] = {
         "contorno": "0.1.0",
         "scored_on": "images given to evaluate",
         "model": {"path": "runs/a/model.safetensors", "sha256": "ab12" * 16, "parameters": 1234},
-        "labels": {"foreground": 1, "background": 0, "note": "1 is the object"},
+        "labels": LABELS,
         "threshold": 0.5,
         "rules": metrics.RULES,
         "images": images,
         **metrics.summarise(scores, resamples=50),
+        "classes": [],
         "problems": [],
         "seconds": 1.5,
     }
@@ -120,6 +126,64 @@ def make(folder: Path, count: int = 3, **changes: Any) -> Path:
     path = folder / "results.json"
     path.write_text(json.dumps(results | changes))
     return path
+
+
+def make_several(folder: Path, *, overlapping: bool = False, count: int = 3) -> Path:
+    """As `make`, of the classes cell, nucleus and rare; rare is nowhere but in image 0."""
+    path = make(folder, count)
+    results = json.loads(path.read_text())
+    names, values = ("cell", "nucleus", "rare"), (255, 255, 1) if overlapping else (7, 100, 255)
+    alone: list[list[metrics.ImageScore]] = []
+    for i, entry in enumerate(results["images"]):
+        pairs = [(class_mask(k, i if k else 0), class_mask(k, 0)) for k in range(3)]
+        if i:
+            pairs[2] = (np.zeros(SIZE, bool),) * 2
+        for part, side in (("truths", 1), ("predictions", 0)):
+            layers = [pair[side] for pair in pairs]
+            entry[part[:-1]] = write_classes(folder, part, entry["name"], layers, values)
+        alone.append([metrics.score(truth, drawn) for drawn, truth in pairs])
+        entry |= row(metrics.combine(alone[-1]))
+        entry["classes"] = dict(zip(names, map(row, alone[-1]), strict=True))
+    results |= metrics.summarise([metrics.combine(each) for each in alone], resamples=50)
+    results["classes"] = [
+        {"name": name} | metrics.summarise([each[k] for each in alone], resamples=50)
+        for k, name in enumerate(names)
+    ]
+    classes = [{"name": n, "value": v, "kind": "grey"} for n, v in zip(names, values, strict=True)]
+    shares = (0.9, 0.06, 0.04, 1e-5)
+    found = zip((0, *values), ("background", *names), shares, strict=True)
+    table = [{"value": str(v), "name": n, "share": s, "images": count} for v, n, s in found]
+    results["labels"] = {
+        "note": "three classes", "multilabel": overlapping, "classes": classes, "table": table
+    }  # fmt: skip
+    results["threshold"] = 0.5 if overlapping else None
+    path.write_text(json.dumps(results))
+    return path
+
+
+def class_mask(index: int, shift: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    mask = np.zeros(SIZE, bool)
+    mask[2 + 7 * index : 8 + 7 * index, 4 + shift : 16 + shift] = True
+    return mask
+
+
+def write_classes(
+    folder: Path, part: str, name: str, layers: list[Any], values: tuple[int, ...]
+) -> list[str]:
+    """Write the classes of one image, into a folder of their own where two have one value."""
+    if len(set(values)) == len(values):
+        values_map = sum(mask * np.uint8(value) for mask, value in zip(layers, values, strict=True))
+        save(folder / part / f"{name}.png", values_map.astype(np.uint8))
+        return [f"{part}/{name}.png"]
+    paths = [f"{part}/class{k}/{name}.png" for k in range(len(layers))]
+    for path, mask, value in zip(paths, layers, values, strict=True):
+        save(folder / path, mask * np.uint8(value))
+    return paths
+
+
+def row(score: metrics.ImageScore) -> dict[str, Any]:
+    counts = {key: getattr(score.counts, key) for key in ("tp", "fp", "fn", "tn")}
+    return counts | {key: getattr(score, key) for key in metrics.FIGURES}
 
 
 def change(path: Path, index: int, **values: Any) -> None:
@@ -157,6 +221,7 @@ def test_page_lies_beside_the_results_or_where_it_is_told(tmp_path: Path) -> Non
 
 def test_every_section_comes_in_order(tmp_path: Path) -> None:
     problem = {"path": "a.png", "what": "half a file", "expected": "a file", "fix": "copy it"}
+    problem["severity"] = "error"
     results = make(tmp_path, problems=[problem])
     page = Page(write_report(results, run=make_run(tmp_path / "run")))
     sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section" and "id" in attrs]
@@ -170,6 +235,14 @@ def test_every_section_comes_in_order(tmp_path: Path) -> None:
     assert sections == ["distribution", "cases", "images", "rules"]
 
 
+def test_problems_say_whether_the_file_was_used(tmp_path: Path) -> None:
+    words = {"path": "a.png", "what": "grey", "expected": "more", "fix": "look"}
+    problems = [words | {"severity": "warning"}, words | {"path": "b.png", "severity": "error"}]
+    page = Page(write_report(make(tmp_path, problems=problems)))
+    assert "a.png used all the same grey" in page.text
+    assert "b.png grey" in page.text
+
+
 def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
     results = make(tmp_path, count=5)
     page = Page(write_report(results))
@@ -180,8 +253,10 @@ def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
         assert f"{figure['mean']:.{digits}f}" in page.words
         assert ends in page.text
     assert f"{scored['pooled']['dice']['value']:.3f}" in page.words
-    for rule in (*metrics.RULES.values(), "ab12" * 16, "runs/a/model.safetensors"):
-        assert rule in page.text
+    for name, rule in metrics.RULES.items():
+        assert (rule in page.text) == (name != "classes")  # there is but one
+    for words in ("ab12" * 16, "runs/a/model.safetensors", "probability of 0.5 on"):
+        assert words in page.text
 
 
 def test_nothing_is_fetched_from_anywhere(tmp_path: Path) -> None:
@@ -215,7 +290,7 @@ def test_same_results_give_the_same_bytes_whatever_matplotlib_is_set_to(tmp_path
 
 
 def test_markup_in_names_and_values_stays_text(tmp_path: Path) -> None:
-    problem = dict.fromkeys(("path", "what", "expected", "fix"), HOSTILE)
+    problem = dict.fromkeys(("path", "what", "expected", "fix", "severity"), HOSTILE)
     results = make(tmp_path, problems=[problem], scored_on=HOSTILE)
     change(results, 0, name=HOSTILE)
     page = Page(write_report(results, run=make_run(tmp_path / "run")))
@@ -283,13 +358,13 @@ def test_outline_encloses_exactly_the_foreground(rows: list[list[bool]]) -> None
     height, width = mask.shape
     centres = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2) + 0.5
     inside = np.zeros(len(centres), dtype=int)
-    for polygon in polygons(report._outline(mask)):
+    for polygon in polygons(pictures.outline(mask)):
         inside += polygon.contains_points(centres)
     np.testing.assert_array_equal(inside.reshape(mask.shape) % 2 == 1, mask)
 
 
 def test_outline_of_a_rectangle_follows_its_border() -> None:
-    (ring,) = polygons(report._outline(np.ones((3, 5), bool)))
+    (ring,) = polygons(pictures.outline(np.ones((3, 5), bool)))
     assert np.shape(ring.vertices) == (8, 2)  # four sides, four cut corners; nothing between
     assert ring.get_extents().bounds == (0, 0, 5, 3)
 
@@ -307,7 +382,7 @@ def test_shrunken_mask_keeps_whatever_it_covers(
         row = max(i for i in range(size[0]) if i * mask.shape[0] // size[0] <= y)
         column = max(i for i in range(size[1]) if i * mask.shape[1] // size[1] <= x)
         expected[row, column] = True
-    np.testing.assert_array_equal(report._shrink(mask, size), expected)
+    np.testing.assert_array_equal(pictures.shrink(mask, size), expected)
 
 
 def test_eight_bit_picture_is_shown_as_it_is(tmp_path: Path) -> None:
@@ -343,7 +418,7 @@ def test_large_picture_is_scaled_down_with_its_outline(tmp_path: Path) -> None:
     results = make(tmp_path, count=1)
     mask = np.zeros((1500, 3000), np.uint8)
     mask[700, :] = 1  # one pixel wide: every third row would miss it
-    save(tmp_path / "masks" / "cell0.png", mask)
+    save(tmp_path / "truths" / "cell0.png", mask)
     save(tmp_path / "images" / "cell0.png", np.zeros((1500, 3000), np.uint8))
     page = Page(write_report(results))
     (picture,) = page.pictures()
@@ -355,25 +430,80 @@ def test_large_picture_is_scaled_down_with_its_outline(tmp_path: Path) -> None:
     assert "The prediction is 32 x 24 pixels: not drawn." in page.text
 
 
-def test_truth_as_it_was_understood_goes_before_the_mask(tmp_path: Path) -> None:
-    plain = Page(write_report(make(tmp_path, count=1)))
-    outline = report._outline(blob())
-    assert f'd="{outline}"' in plain.source  # mask == foreground
+def outline(page: Page, layer: str, case: str = "1-1") -> str:
+    return next(a["d"] for _, a in page.tags if a.get("id") == f"case-{case}-{layer}")
+
+
+def test_truth_is_drawn_as_it_was_understood(tmp_path: Path) -> None:
     results = make(tmp_path, count=1)
-    save(tmp_path / "truths" / "cell0.png", blob(9).astype(np.uint8) * 255)
-    change(results, 0, truth="truths/cell0.png")
+    save(tmp_path / "truths" / "cell0.png", blob(9).astype(np.uint8))
     page = Page(write_report(results))
-    truth = next(a["d"] for _, a in page.tags if a.get("id") == "case-1-1-truth")
-    assert truth == report._outline(blob(9))
-    prediction = next(a["d"] for _, a in page.tags if a.get("id") == "case-1-1-prediction")
-    assert prediction == outline
+    assert outline(page, "truth") == pictures.outline(blob(9))
+    assert outline(page, "prediction") == pictures.outline(blob())
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_outlines_of_all_classes_are_drawn(tmp_path: Path, overlapping: bool) -> None:
+    page = Page(write_report(make_several(tmp_path, overlapping=overlapping)))
+    assert "cell2 Dice" in page.text.partition("Worst")[2][:20]
+    masks = [class_mask(0, 0), class_mask(1, 0)]
+    assert outline(page, "truth") == "".join(map(pictures.outline, masks))
+    masks = [class_mask(0, 0), class_mask(1, 2)]
+    assert outline(page, "prediction") == "".join(map(pictures.outline, masks))
+    best = "".join(pictures.outline(class_mask(k, 0)) for k in range(3))
+    assert outline(page, "truth", "3-1") == outline(page, "prediction", "3-1") == best
+
+
+@pytest.mark.parametrize(
+    ("value", "grey", "drawn"),
+    [(0xFFFFFF, 255, True), (0x0000FF, 255, False), (0x808080, 255, False), (0, 0, True)],
+)
+def test_colours_are_not_taken_for_greys(
+    tmp_path: Path, value: int, grey: int, drawn: bool
+) -> None:
+    classes = [{"name": "foreground", "value": value, "kind": "colour"}]
+    results = make(tmp_path, count=1, labels=LABELS | {"classes": classes})
+    picture = np.full((*SIZE, 3), 255 - grey, np.uint8)  # black and white saved as colours
+    picture[blob()] = grey
+    save(tmp_path / "predictions" / "cell0.png", picture)
+    picture[:] = (value >> 16, value >> 8 & 255, value & 255)
+    picture[~blob()] = (9, 8, 7)
+    save(tmp_path / "truths" / "cell0.png", picture)
+    page = Page(write_report(results))
+    assert outline(page, "truth") == pictures.outline(blob())
+    predictions = [a["d"] for _, a in page.tags if a.get("id") == "case-1-1-prediction"]
+    assert predictions == ([pictures.outline(blob())] if drawn else [])
+
+
+def test_picture_of_channels_in_several_files(tmp_path: Path) -> None:
+    results = make(tmp_path, count=1)
+    files = [
+        str(save(tmp_path / "images" / f"c{i}.png", np.full(SIZE, 50 * i, np.uint8)))
+        for i in range(3)
+    ]
+    change(results, 0, image=files[0], images=files)
+    (picture,) = Page(write_report(results)).pictures()
+    assert np.abs(picture - np.array([0.0, 50, 100])).max() <= 3
+
+
+def test_picture_that_was_turned_upright_is_shown_upright(tmp_path: Path) -> None:
+    results = make(tmp_path, count=1)
+    across = Image.fromarray(np.zeros((*SIZE[::-1], 3), np.uint8))
+    exif = across.getexif()
+    exif[0x0112] = 6
+    across.save(tmp_path / "images" / "cell0.jpg", exif=exif)
+    change(results, 0, image=str(tmp_path / "images" / "cell0.jpg"), turned=True)
+    page = Page(write_report(results))
+    (picture,) = page.pictures()
+    assert picture.shape == (*SIZE, 3)
+    assert outline(page, "truth") == pictures.outline(blob())
 
 
 def test_files_that_vanished_leave_a_note(tmp_path: Path) -> None:
     results = make(tmp_path, count=3)
     (tmp_path / "images" / "cell0.png").unlink()
     (tmp_path / "predictions" / "cell1.png").unlink()
-    (tmp_path / "masks" / "cell2.png").write_bytes(b"no image")
+    (tmp_path / "truths" / "cell2.png").write_bytes(b"no image")
     page = Page(write_report(results))
     assert len(page.pictures()) == 2
     for what in ("picture", "prediction", "truth"):
@@ -392,6 +522,55 @@ def test_table_holds_every_image_worst_first(tmp_path: Path) -> None:
     assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
     assert rows[7][4] == rows[7][6] == "–"
     assert rows[0][-1] == "32 × 24"
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_several_classes_have_a_table_and_words(tmp_path: Path, overlapping: bool) -> None:
+    results = make_several(tmp_path, overlapping=overlapping)
+    scored = json.loads(results.read_text())
+    scored["labels"]["table"][2]["name"] = HOSTILE
+    results.write_text(json.dumps(scored))
+    page = Page(write_report(results))
+    sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section" and "id" in attrs]
+    assert sections == ["classes", "distribution", "cases", "images", "rules"]
+    start = next(i for i, one in enumerate(page.rows) if one[:2] == ["Class", "In images"])
+    for one, cells in zip(scored["classes"], page.rows[start + 1 :], strict=False):
+        dice, name = one["per_image"]["dice"], one["name"]
+        held = "1" if name == "rare" else "3"
+        interval = f"{dice['low']:.3f} – {dice['high']:.3f}"
+        assert cells[:4] == [name, held, f"{dice['mean']:.3f}", interval]
+        assert cells[4] == f"{one['per_image']['iou']['mean']:.3f}"
+        assert cells[-1] == f"{one['pooled']['dice']['value']:.3f}"
+    read = next(i for i, one in enumerate(page.rows) if one[:2] == ["Value", "Class"])
+    values = (255, 255, 1) if overlapping else (7, 100, 255)
+    assert page.rows[read + 2] == [str(values[0]), "cell", "6%", "3"]
+    assert page.rows[read + 3][1] == HOSTILE
+    assert page.rows[read + 4] == [str(values[2]), "rare", "0.001%", "3"]
+    decides = "of a class from a probability of 0.5" if overlapping else "the largest probability"
+    assert decides in page.text
+    assert "An image's Dice is the mean over its classes. The average over 3 images" in page.text
+    assert metrics.RULES["classes"] in page.text
+    worst = scored["images"][2]["classes"]["nucleus"]["dice"]
+    assert f"Dice of its classes: nucleus {worst:.3f}, cell 1.000" in page.text
+    assert "Dice of its classes: cell 1.000, nucleus 1.000, rare 1.000" in page.text
+
+
+def test_ignored_areas_are_explained_where_there_are_any(tmp_path: Path) -> None:
+    row = {"value": "255", "name": "ignored", "share": 0.1, "images": 1}
+    for table in ([], [row]):
+        page = Page(write_report(make(tmp_path, labels=LABELS | {"table": table})))
+        assert ("In ignored areas only the prediction is drawn" in page.text) == bool(table)
+        assert (["255", "ignored", "10%", "1"] in page.rows) == bool(table)
+
+
+def test_of_many_classes_the_worst_stand_below_a_picture() -> None:
+    there = {"tp": 1, "fp": 0, "fn": 0}
+    classes = {f"c{i}": there | {"dice": 1 - i / 100} for i in range(20)}
+    classes["none"] = dict.fromkeys(("tp", "fp", "fn"), 0) | {"dice": 1.0}
+    words = report._class_words(classes)
+    assert words.startswith("Dice of its classes: c19 0.810, c18 0.820,")
+    assert words.endswith("c12 0.880, 12 more")
+    assert report._class_words({"none": classes["none"]}) == ""
 
 
 def test_log_is_drawn_with_the_best_epoch(tmp_path: Path) -> None:
@@ -455,7 +634,7 @@ def test_few_images_give_a_page_too(tmp_path: Path, count: int) -> None:
         ("results.json", b"{", "line 1"),
         ("results.json", b"\xff", "utf-8"),
         ("results.json", b"[]", "it has no"),
-        ("results.json", b'{"contorno": "0.1.0"}', "it has no images, labels"),
+        ("results.json", b'{"contorno": "0.1.0"}', "it has no classes, images, labels"),
         ("run/log.jsonl", b"\xff", "utf-8"),
         ("run/config.toml", None, "No such file"),
         ("run/config.toml", b"a = ", "Invalid value"),
@@ -498,11 +677,30 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    problem = {"path": "p" * 300, "what": "w", "expected": "e", "fix": "f"}
+    problem = {"path": "p" * 300, "what": "w", "expected": "e", "fix": "f", "severity": ""}
     results = make(folder, count=12, problems=[problem])
     change(results, 0, name="x" * 300)
     change(results, 1, name=HOSTILE, hd95=None)
     return write_report(results, run=make_run(folder / "run"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_browser_shows_several_classes_without_sideways_scrolling(
+    browser: Any, tmp_path: Path, width: int
+) -> None:
+    results = make_several(tmp_path)
+    scored = json.loads(results.read_text())
+    scored["classes"][1]["name"] = "n" * 200
+    scored["labels"]["table"][1]["name"] = "n" * 200
+    results.write_text(json.dumps(scored))
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(write_report(results).as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#classes thead button").nth(2).click()
+    script = "rows => rows.map(row => row.cells[2].textContent)"
+    dice = page.eval_on_selector_all("#classes tbody tr", script)
+    assert dice == sorted(dice)
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -68,7 +68,7 @@ def validation_dice(trained: Trainer) -> float:
         image, truth = trained.validation.read(index)
         with torch.no_grad():
             output = segmenter(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
-        drawn = classify(output[0].numpy(), card.threshold)
+        drawn = classify(output[0].numpy(), card.labels, card.threshold)
         both = np.count_nonzero(drawn & truth)
         each.append(2 * both / (np.count_nonzero(drawn) + np.count_nonzero(truth)))
     return float(np.mean(each))
@@ -112,7 +112,11 @@ def test_it_learns_logs_and_keeps_the_best(discs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "loss"), [*(("auto", loss) for loss in sorted(LOSSES)), ("classic", "bce")]
+    ("recipe", "loss"),
+    [
+        *(("auto", loss) for loss in sorted(LOSSES) if "bce" in loss or "ce" not in loss),
+        ("classic", "bce"),
+    ],
 )
 def test_every_loss_trains(discs: Path, tmp_path: Path, recipe: str, loss: str) -> None:
     trained = trainer(discs, tmp_path, recipe=recipe, loss=loss, epochs=40, learning_rate=0.01)

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
+import time as clock_time
 from collections.abc import Sequence
 from datetime import date
+from json import dumps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contorno.checkpoint import ModelCard
+from contorno.check_page import write_page
 from contorno.config import DataConfig, build, parse_duration, read_config
-from contorno.data.dataset import Dataset
-from contorno.data.dataset import load as load_data
-from contorno.data.labels import Labels
-from contorno.data.pairs import Pair, find_images, find_pairs, read_list, split
+from contorno.data.check import check as look
+from contorno.data.check import look_at_set
+from contorno.data.groups import split
+from contorno.data.pairs import find_images, read_list
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate as score_model
-from contorno.evaluate import require_two_classes
-from contorno.files import sweep
-from contorno.hardware import choose, cores, free_memory
+from contorno.files import sweep, write_text
+from contorno.hardware import choose, cores
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
 from contorno.predict import Outcome, predict_files
 from contorno.progress import bar, clock, say, warn
-from contorno.progress import size as in_bytes
+from contorno.reading import (
+    Masks,
+    check_result,
+    decode,
+    endings,
+    find,
+    folders,
+    read_pairs,
+    reading_of,
+    say_doubts,
+    split_rule,
+)
 from contorno.recipes import fingerprint, resolve
 from contorno.report import write_report
 from contorno.runfolder import free_path, read_split, seen_in_training, write_split
 from contorno.train import fit, plan
 from contorno.trainer import Trainer
 
-__all__ = ["Model", "convert", "demo", "evaluate", "load", "predict", "train"]
-
-_CACHE_SHARE = 0.5  # of the free memory may hold decoded images
+__all__ = ["Model", "check", "convert", "demo", "evaluate", "load", "predict", "train"]
 
 
 def train(
     images: PathLike | None = None,
-    masks: PathLike | None = None,
+    masks: Masks | None = None,
     *,
     out: PathLike | None = None,
     recipe: str = "auto",
@@ -46,9 +56,14 @@ def train(
     resume: PathLike | None = None,
     suffix: str | None = None,
     files: PathLike | None = None,
+    channels: str | Sequence[str] = (),
+    pages: bool = False,
     validation: float = 0.2,
     validation_files: PathLike | None = None,
+    group: str | None = None,
     foreground: str = "bright",
+    classes: str | None = None,
+    ignore: str | int | None = None,
     device: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
@@ -58,16 +73,21 @@ def train(
 
     Args:
         images: folder of images (and of masks, when `masks` is None).
-        masks: folder of masks.
+        masks: folder of masks, or where classes overlap, for each class its folder.
         out: run folder to make; `runs/NAME` with a free name when None.
         recipe: "auto", or "classic" for the reference notebooks.
         time: how long to train, in seconds or as "90s", "20m", "2h".
         resume: run folder to continue exactly; everything but `workers` comes from it.
         suffix: what a mask's stem has after its image's.
         files: list of stems to restrict the data to.
+        channels: where each channel has a file of its own, what their stems end in.
+        pages: take the pages of a TIFF as channels.
         validation: share of the pairs that validate.
         validation_files: list of the stems that validate.
+        group: regular expression that finds the group in a stem; groups are never parted.
         foreground: "bright", "dark", "nonzero" or values such as "255" or "1,2".
+        classes: names and values, background first, such as "background=0,nucleus=255".
+        ignore: mask values that are neither learnt nor scored.
         device, precision: see `load`.
         workers: threads that decode and prepare batches; all cores when None.
         **wishes: values of config.toml's [training], [network] and `size` that win over the
@@ -87,8 +107,10 @@ def train(
         _refuse_others(
             wishes,
             {"images": images, "masks": masks, "out": out, "time": time, "files": files}
-            | {"suffix": suffix, "validation_files": validation_files},
+            | {"suffix": suffix, "validation_files": validation_files, "group": group}
+            | {"classes": classes, "ignore": ignore, "channels": channels or None},
             {"recipe": (recipe, "auto"), "foreground": (foreground, "bright")}
+            | {"pages": (pages, False)}
             | {"device": (device, "auto"), "precision": (precision, "auto")}
             | {"validation": (validation, 0.2)},
         )
@@ -99,12 +121,17 @@ def train(
         DataConfig,
         "data",
         images=_text(images),
-        masks=_text(masks),
+        masks=folders(masks),
         suffix=suffix,
         files=_text(files),
+        channels=endings(channels),
+        pages=pages,
         validation=validation,
         validation_files=_text(validation_files),
+        group=group,
         foreground=foreground,
+        classes=classes,
+        ignore=None if ignore is None else str(ignore),
     )
     hardware = choose(device=device, precision=precision)
     if time is not None:
@@ -113,13 +140,27 @@ def train(
         wishes["time"] = parse_duration(str(time))
     run = free_path(out, Path("runs") / date.today().isoformat())
     say(f"Computing on: {hardware.reason}")
-    whole, problems = _read_pairs(data, workers)
+    whole, problems = read_pairs(data, workers)
     chosen = _chosen(data.validation_files, whole.names, problems)
-    parts = split(whole.names, share=data.validation, seed=wishes.get("seed", 0), chosen=chosen)
+    good = list(zip(whole.pairs, whole.facts, strict=True))
+    findings, grouping = look_at_set(
+        good, whole.labels, validation=chosen or (), pattern=data.group
+    )
+    say_doubts(findings)
+    parts = split(
+        whole.names,
+        share=data.validation,
+        seed=wishes.get("seed", 0),
+        chosen=chosen,
+        grouping=grouping,
+        foreground={name: whole.foreground_share(i) for i, name in enumerate(whole.names)},
+    )
+    rule = split_rule(data, grouping)
     training, validation_part = (whole.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
     trainer = _plan(Trainer(config, training, validation_part, hardware, run), workers)
-    write_split(run, training, validation_part, problems)
+    groups = None if grouping is None else grouping.of
+    write_split(run, training, validation_part, problems, rule=rule, groups=groups)
     trainer.config.write(run / "config.toml")  # last: it makes this a run folder
     _announce(trainer)
     return _finish(trainer, workers, problems)
@@ -183,17 +224,16 @@ def _resume(run: Path, workers: int) -> Model:
     recipe = config.training
     hardware = choose(device=recipe.device, precision=recipe.precision)
     parts = read_split(run / "split.json")
-    left_out = [Problem(**problem) for problem in parts.pop("problems", ())]
-    pairs = [
-        Pair(name, Path(image), Path(mask))
-        for part in parts.values()
-        for name, (image, mask) in part.items()
-    ]
+    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
+    pairs = [*parts["training"], *parts["validation"]]
     pairs.sort(key=lambda pair: pair.name)  # the order in which labels were decided
-    whole, problems = _decode(pairs, config.data.foreground, workers)
+    upright = config.preprocessing.upright
+    whole, problems = decode(pairs, reading_of(config.data, upright=upright), workers)
     if problems:
         raise InputError(f"{run}: files of this run cannot be read any more", problems)
-    training, validation = (whole.subset(list(parts[part])) for part in ("training", "validation"))
+    training, validation = (
+        whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
+    )
     trainer = Trainer(config, training, validation, hardware, run)
     trainer.restore()
     say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
@@ -229,12 +269,14 @@ def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Mode
 def evaluate(
     model: PathLike | Model,
     images: PathLike,
-    masks: PathLike | None = None,
+    masks: Masks | None = None,
     *,
     out: PathLike | None = None,
     suffix: str | None = None,
     files: PathLike | None = None,
     foreground: str | None = None,
+    classes: str | None = None,
+    ignore: str | int | None = None,
     device: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
@@ -243,7 +285,8 @@ def evaluate(
 
     Args:
         model: model file, run folder, or a loaded `Model`.
-        images, masks, suffix, files, foreground: as in `train`.
+        images, masks, suffix, files, foreground, classes, ignore: as in `train`; needed only where
+            these masks are coded otherwise than those of the training.
         out: folder to make; `evaluation` with a free name in the run folder (or here) when None.
         device, precision, workers: as in `train`.
 
@@ -254,25 +297,23 @@ def evaluate(
         InputError: nothing that can be scored; all problems are listed.
     """
     loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
-    require_two_classes(loaded.card)
     run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
     folder = free_path(out, (run or Path()) / "evaluation")
     data = build(
         DataConfig,
         "data",
         images=_text(images),
-        masks=_text(masks),
+        masks=folders(masks),
         suffix=suffix,
         files=_text(files),
+        channels=loaded.card.preprocessing.channels,
+        pages=loaded.card.preprocessing.pages,
         foreground=foreground or "bright",
+        classes=classes,
+        ignore=None if ignore is None else str(ignore),
     )
-    trained_on = None if foreground else loaded.card.labels
-    dataset, problems = _read_pairs(
-        data,
-        cores() if workers is None else workers,
-        labels=trained_on,
-        channels=loaded.card,
-        keep=False,
+    dataset, problems = read_pairs(
+        data, cores() if workers is None else workers, card=loaded.card, keep=False
     )
     results = score_model(
         loaded.engine,
@@ -286,6 +327,77 @@ def evaluate(
     page = write_report(folder / "results.json", run=run)
     say(f"Results: {folder / 'results.json'}\nReport:  {page}")
     return results
+
+
+def check(
+    images: PathLike,
+    masks: Masks | None = None,
+    *,
+    suffix: str | None = None,
+    files: PathLike | None = None,
+    channels: str | Sequence[str] = (),
+    pages: bool = False,
+    validation_files: PathLike | None = None,
+    group: str | None = None,
+    foreground: str = "bright",
+    classes: str | None = None,
+    ignore: str | int | None = None,
+    json: PathLike | None = None,
+    page: PathLike | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Look at images and masks as `train` would, and say everything that is wrong or looks wrong.
+
+    Nothing is changed. Every file is read once.
+
+    Args:
+        images, masks, suffix, files, channels, pages, group, foreground, classes, ignore: as in
+            `train`.
+        validation_files: list of the stems that validate, to be checked for leaks.
+        json: file to write the result to.
+        page: HTML page to write, with a picture of every suspicious pair.
+        workers: threads that read; all cores when None.
+
+    Returns:
+        What is written to `json`: "findings", each with severity ("error", "warning", "note"),
+        kind, path, what, expected and fix; "labels"; "pairs" and "good", how many were found and
+        can be used; "sizes", "groups" and "suggestions".
+
+    Raises:
+        InputError: not one image with a mask; or options that cannot work.
+    """
+    began = clock_time.monotonic()
+    data = build(
+        DataConfig,
+        "data",
+        images=_text(images),
+        masks=folders(masks),
+        suffix=suffix,
+        files=_text(files),
+        channels=endings(channels),
+        pages=pages,
+        validation_files=_text(validation_files),
+        group=group,
+        foreground=foreground,
+        classes=classes,
+        ignore=None if ignore is None else str(ignore),
+    )
+    found = find(data)
+    with bar("Checking", len(found.pairs)) as advance:
+        done = look(
+            found.pairs,
+            workers=cores() if workers is None else workers,
+            reading=reading_of(data),
+            validation=read_list(Path(validation_files)) if validation_files else (),
+            pattern=group,
+            advance=advance,
+        )
+    result = check_result(data, found, done) | {"seconds": round(clock_time.monotonic() - began, 3)}
+    if json is not None:
+        write_text(Path(json), dumps(result, indent=1))
+    if page is not None:
+        write_page(result, Path(page))
+    return result
 
 
 def predict(
@@ -319,7 +431,13 @@ def predict(
         raise ConfigError(f"probabilities {probabilities!r} must be png or tif")
     loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
     several = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    images, problems = find_images(several, files=Path(files) if files else None)
+    images, problems = find_images(
+        several,
+        files=Path(files) if files else None,
+        channels=loaded.card.preprocessing.channels,
+    )
+    notes = [problem for problem in problems if problem.severity == "note"]
+    problems = [problem for problem in problems if problem not in notes]
     if not images:
         raise InputError("no image to predict", problems)
     mark = f"{loaded.sha256} {loaded.hardware.precision}"
@@ -376,65 +494,6 @@ def demo(
         f"{results['per_image']['dice']['mean']:.3f}"
     )
     return results | {"otsu_dice": float(np.mean(otsu))}
-
-
-def _read_pairs(
-    data: DataConfig,
-    workers: int,
-    *,
-    labels: Labels | None = None,
-    channels: ModelCard | None = None,
-    keep: bool = True,
-) -> tuple[Dataset, list[Problem]]:
-    """Find and decode the pairs that `data` names; say what was found and what was left out."""
-    found = find_pairs(
-        Path(data.images),
-        Path(data.masks) if data.masks else None,
-        suffix=data.suffix,
-        files=Path(data.files) if data.files else None,
-    )
-    if not found.pairs:
-        raise InputError("no image has a mask", found.problems)
-    dataset, unread = _decode(
-        found.pairs, data.foreground, workers, labels=labels, keep=keep, card=channels
-    )
-    problems = [*found.problems, *unread]
-    if problems:
-        warn(
-            str(
-                InputError(
-                    f"{len(problems)} problem(s); going on with {len(dataset)} good pair(s):",
-                    problems,
-                )
-            )
-        )
-    say(f"{len(dataset)} pairs ({found.rule}). Masks: {dataset.labels.note}")
-    if keep:
-        say(f"Decoded images in memory: {in_bytes(dataset.cached_bytes)}")
-    return dataset, problems
-
-
-def _decode(
-    pairs: Sequence[Pair],
-    foreground: str,
-    workers: int,
-    *,
-    labels: Labels | None = None,
-    keep: bool = True,
-    card: ModelCard | None = None,
-) -> tuple[Dataset, list[Problem]]:
-    limit = int(free_memory() * _CACHE_SHARE) if keep else 0
-    with bar("Reading", len(pairs)) as advance:
-        return load_data(
-            pairs,
-            workers=workers,
-            foreground=foreground,
-            labels=labels,
-            cache_limit=limit,
-            advance=advance,
-            channels=card.network.in_channels if card else None,
-            dtype=card.preprocessing.dtype if card else None,
-        )
 
 
 def _announce(trainer: Trainer) -> None:

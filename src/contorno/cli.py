@@ -30,6 +30,7 @@ _machine = Group("Machine")
 
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(group=_machine)]
 Precision = Annotated[Literal["auto", "bf16", "32"], Parameter(group=_machine)]
+MaskFolders = Annotated[list[str] | None, Parameter(negative=())]
 Workers = Annotated[int | None, Parameter(group=_machine)]
 
 
@@ -47,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ContornoError as error:
         if debug:
             raise
-        print(f"contorno: {error}", file=sys.stderr)
+        from contorno.progress import printable
+
+        print(f"contorno: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("contorno: stopped", file=sys.stderr)
@@ -68,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 @app.command
 def train(
     images: Path | None = None,
-    masks: Path | None = None,
+    masks: MaskFolders = None,
     *,
     out: Path | None = None,
     recipe: Literal["auto", "classic"] = "auto",
@@ -76,9 +79,14 @@ def train(
     resume: Path | None = None,
     suffix: str | None = None,
     files: Path | None = None,
+    channels: str | None = None,
+    pages: bool = False,
     validation: float = 0.2,
     validation_files: Path | None = None,
+    group: str | None = None,
     foreground: str = "bright",
+    classes: str | None = None,
+    ignore: str | None = None,
     epochs: Annotated[int | None, Parameter(group=_recipe)] = None,
     batch_size: Annotated[int | None, Parameter(group=_recipe)] = None,
     size: Annotated[int | None, Parameter(group=_recipe)] = None,
@@ -86,7 +94,7 @@ def train(
     widths: Annotated[str | None, Parameter(group=_recipe)] = None,
     up: Annotated[Literal["transposed", "bilinear"] | None, Parameter(group=_recipe)] = None,
     loss: Annotated[
-        Literal["mse", "bce", "dice", "bce+dice", "focal", "tversky"] | None,
+        Literal["mse", "bce", "ce", "dice", "bce+dice", "ce+dice", "focal", "tversky"] | None,
         Parameter(group=_recipe),
     ] = None,
     learning_rate: Annotated[float | None, Parameter(group=_recipe)] = None,
@@ -104,7 +112,8 @@ def train(
     images
         Folder of images (PNG, JPEG, TIFF, BMP, GIF, WebP).
     masks
-        Folder of masks with the same stems; leave out when they lie among the images.
+        Folder of masks with the same stems; leave out when they lie among the images. Where classes
+        overlap, give a folder for each: --masks nucleus=DIR1 --masks membrane=DIR2.
     out
         Run folder to make. Default: runs/DATE.
     recipe
@@ -117,12 +126,23 @@ def train(
         What a mask's stem has after its image's, such as _mask. Guessed when needed.
     files
         Text file of stems or paths, one a line: only these are used.
+    channels
+        What the stems end in where each channel has a file of its own: _dapi,_gfp.
+    pages
+        Take the pages of a TIFF as channels.
     validation
         Share of the pairs that is kept for validation.
     validation_files
         Text file of the stems that are kept for validation.
+    group
+        Regular expression that finds the patient, slide or sequence in a stem, such as
+        "^[^_]+"; no group is parted between training and validation. Guessed when names show it.
     foreground
         bright, dark, nonzero, or the mask values that are foreground, such as 255 or 1,2.
+    classes
+        Names and mask values, background first: "background=0,nucleus=255,cytoplasm=128".
+    ignore
+        Mask values that are neither learnt nor scored, such as 255.
     epochs
         Passes over the data.
     batch_size
@@ -152,16 +172,21 @@ def train(
 
     api.train(
         images,
-        masks,
+        _folders(masks),
         out=out,
         recipe=recipe,
         time=time,
         resume=resume,
         suffix=suffix,
         files=files,
+        channels=channels or (),
+        pages=pages,
         validation=validation,
         validation_files=validation_files,
+        group=group,
         foreground=foreground,
+        classes=classes,
+        ignore=ignore,
         device=device,
         precision=precision,
         workers=workers,
@@ -181,12 +206,14 @@ def train(
 def evaluate(
     model: Path,
     images: Path,
-    masks: Path | None = None,
+    masks: MaskFolders = None,
     *,
     out: Path | None = None,
     suffix: str | None = None,
     files: Path | None = None,
     foreground: str | None = None,
+    classes: str | None = None,
+    ignore: str | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
@@ -211,6 +238,10 @@ def evaluate(
         Text file of stems or paths, one a line: only these are scored.
     foreground
         How these masks are coded, where it differs from the training masks.
+    classes
+        The same, with names: "background=0,nucleus=1".
+    ignore
+        Mask values that are not scored.
     device
         Where to compute.
     precision
@@ -223,16 +254,104 @@ def evaluate(
     results = api.evaluate(
         model,
         images,
-        masks,
+        _folders(masks),
         out=out,
         suffix=suffix,
         files=files,
         foreground=foreground,
+        classes=classes,
+        ignore=ignore,
         device=device,
         precision=precision,
         workers=workers,
     )
     progress.table(results)
+
+
+@app.command
+def check(
+    images: Path,
+    masks: MaskFolders = None,
+    *,
+    suffix: str | None = None,
+    files: Path | None = None,
+    channels: str | None = None,
+    pages: bool = False,
+    validation_files: Path | None = None,
+    group: str | None = None,
+    foreground: str = "bright",
+    classes: str | None = None,
+    ignore: str | None = None,
+    json: Path | None = None,
+    page: Path | None = None,
+    workers: Workers = None,
+) -> int:
+    """Look for everything that is wrong or looks wrong in images and masks, before training.
+
+    Example: contorno check cells/images cells/masks --page check.html
+
+    Nothing is changed. Ends with 0 if nothing is wrong, with 1 after errors or warnings, with 2 if
+    not one pair can be used.
+
+    Parameters
+    ----------
+    images
+        Folder of images.
+    masks
+        Folder of masks, or --masks NAME=FOLDER for each class where classes overlap.
+    suffix
+        What a mask's stem has after its image's, such as _mask. Guessed when needed.
+    files
+        Text file of stems or paths, one a line: only these are looked at.
+    channels
+        What the stems end in where each channel has a file of its own: _dapi,_gfp.
+    pages
+        Take the pages of a TIFF as channels.
+    validation_files
+        Text file of the stems that validate: nothing of them may be in the rest.
+    group
+        Regular expression that finds the patient, slide or sequence in a stem.
+    foreground
+        bright, dark, nonzero, or the mask values that are foreground, such as 255 or 1,2.
+    classes
+        Names and mask values, background first: "background=0,nucleus=255,cytoplasm=128".
+    ignore
+        Mask values that are neither learnt nor scored, such as 255.
+    json
+        File to write all findings to; - prints them.
+    page
+        HTML page to write, with a picture of every suspicious pair.
+    workers
+        Threads that read. Default: all cores.
+    """
+    from contorno import api, progress
+
+    printed = json == Path("-")
+    result = api.check(
+        images,
+        _folders(masks),
+        suffix=suffix,
+        files=files,
+        channels=channels or (),
+        pages=pages,
+        validation_files=validation_files,
+        group=group,
+        foreground=foreground,
+        classes=classes,
+        ignore=ignore,
+        json=None if printed else json,
+        page=page,
+        workers=workers,
+    )
+    if printed:
+        import json as writer
+
+        print(writer.dumps(result, indent=1))
+    else:
+        progress.findings(result)
+    if not result["good"]:
+        return 2
+    return int(any(finding["severity"] != "note" for finding in result["findings"]))
 
 
 @app.command
@@ -343,6 +462,20 @@ def demo(*, out: Path = Path("contorno-demo"), time: str = "75s", seed: int = 0)
     from contorno import api, progress
 
     progress.table(api.demo(out, time=time, seed=seed))
+
+
+def _folders(masks: list[str] | None) -> str | dict[str, str] | None:
+    """A folder, or with NAME=FOLDER several."""
+    if not masks or (len(masks) == 1 and ("=" not in masks[0] or Path(masks[0]).is_dir())):
+        return masks[0] if masks else None
+    from contorno.errors import ConfigError
+
+    named = dict(mask.partition("=")[::2] for mask in masks)
+    if len(named) < len(masks) or not all(named.values()) or any("/" in n for n in named):
+        raise ConfigError(
+            f"masks {' '.join(masks)}: give one folder, or --masks NAME=FOLDER for each class"
+        )
+    return named
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from contorno.errors import ConfigError, Problem
 from contorno.files import write_text
 
-Loss = Literal["mse", "bce", "dice", "bce+dice", "focal", "tversky"]
+Loss = Literal["mse", "bce", "ce", "dice", "bce+dice", "ce+dice", "focal", "tversky"]
 Up = Literal["transposed", "bilinear"]
 
 
@@ -30,12 +30,17 @@ class DataConfig(Section):
     """Where the pairs come from and how they are parted."""
 
     images: str
-    masks: str | None = None
+    masks: str | dict[str, str] | None = None
     suffix: str | None = None
     files: str | None = None
+    channels: tuple[str, ...] = ()
+    pages: bool = False
     validation: float = Field(0.2, gt=0, lt=1)
     validation_files: str | None = None
+    group: str | None = None
     foreground: str = "bright"
+    classes: str | None = None
+    ignore: str | None = None
 
 
 class NetworkConfig(Section):
@@ -54,16 +59,27 @@ class Preprocessing(Section):
 
     Args:
         mean, std: per channel, in the units of the image file.
+        low, high: per channel, values that are cut off before; None: nothing is.
+        range: smallest and largest value of the training images, None if unknown.
         size: (height, width) that every picture is resized to, or None for its own size.
         dtype: type of the images that the model was made for.
         output: how the network's output becomes probabilities; "clamp" cuts to 0..1.
+        channels: what the stems of a picture's files end in, where each channel has its own.
+        pages: whether the pages of a TIFF are channels.
+        upright: whether rotations that EXIF data ask for are applied.
     """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
     size: tuple[PositiveInt, PositiveInt] | None = None
     dtype: str = "uint8"
     output: Literal["sigmoid", "softmax", "clamp", "identity"] = "sigmoid"
+    channels: tuple[str, ...] = ()
+    pages: bool = False
+    upright: bool = False
 
 
 class TrainingConfig(Section):

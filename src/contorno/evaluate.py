@@ -1,4 +1,4 @@
-"""Scoring a model on pairs: predictions, figures for each image and over all, results.json.
+"""Scoring a model on pairs: predictions, figures for each image, class and over all, results.json.
 
 Sees only an engine's `probabilities`. The page made of it is left to `report`.
 """
@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from contorno import __version__
 from contorno.checkpoint import ModelCard
-from contorno.data.dataset import Dataset
-from contorno.data.labels import classify, write_prediction
+from contorno.data.dataset import Array, Dataset
+from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
+from contorno.data.pairs import Pair
 from contorno.engines import Engine, whole_image
 from contorno.errors import InputError, Problem
 from contorno.files import write_text
-from contorno.images import write_mask
-from contorno.metrics import RULES, ImageScore, score, summarise
+from contorno.metrics import FIGURES, RULES, ImageScore, combine, score, summarise
 from contorno.progress import bar
 
 
@@ -37,8 +36,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model on pairs.
 
-    Writes `out`/results.json, `out`/predictions/NAME.png in the user's mask values and
-    `out`/truths/NAME.png (0 and 255).
+    Writes `out`/results.json, and for each image `out`/predictions/NAME.png and
+    `out`/truths/NAME.png (overlapping classes: predictions/CLASS/NAME.png), both in the values of
+    the masks that the model learnt from.
 
     Args:
         engine: runs the model.
@@ -52,43 +52,35 @@ def evaluate(
     Returns:
         What is in results.json.
 
+    Raises:
+        InputError: the classes of model and masks do not fit together, or every pixel of every
+            mask is ignored.
     """
-    began = time.monotonic()
-    rows, scores = [], []
+    require_labels(card)
+    _require_same_classes(card.labels, dataset.labels)
+    began, problems = time.monotonic(), list(problems)
+    scored: list[_Scored] = []
     with bar("Evaluating", len(dataset)) as advance:
         for index, pair in enumerate(dataset.pairs):
-            image, truth = dataset.read(index)
-            classes = classify(whole_image(engine, image), card.threshold)
-            scores.append(score(truth > 0, classes > 0))
-            picture = f"predictions/{pair.name}.png"
-            write_prediction(out / picture, classes, card.labels)
-            write_mask(out / f"truths/{pair.name}.png", truth * np.uint8(255))
-            rows.append(
-                {
-                    "name": pair.name,
-                    "image": str(pair.image.resolve()),
-                    "mask": str(pair.mask.resolve()),
-                    "prediction": picture,
-                    "truth": f"truths/{pair.name}.png",
-                    "height": truth.shape[0],
-                    "width": truth.shape[1],
-                    **_row(scores[-1]),
-                }
-            )
+            result = _score_pair(engine, card, dataset, index, out)
+            if result is None:
+                problems.append(_nothing_to_score(pair))
+            else:
+                scored.append(result)
             advance()
+    if not scored:
+        raise InputError("no image can be scored", problems)
     results = {
         "contorno": __version__,
         "scored_on": scored_on,
         "model": model | {"engine": engine.name},
-        "labels": {
-            "background": card.labels.values[0],
-            "foreground": card.labels.values[1],
-            "note": dataset.labels.note,
-        },
-        "threshold": card.threshold,
+        "labels": _labels(card.labels, dataset.labels),
+        "threshold": card.threshold if _has_threshold(card) else None,
+        "pages": dataset.pages,
         "rules": RULES,
-        "images": rows,
-        **summarise(scores),
+        "images": [one.row for one in scored],
+        **summarise([one.combined for one in scored]),
+        "classes": _classes(card.labels.scored, [one.alone for one in scored]),
         "problems": [problem.as_dict() for problem in problems],
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -96,25 +88,152 @@ def evaluate(
     return results
 
 
-def require_two_classes(card: ModelCard) -> None:
-    """Raise InputError for a model that `evaluate` cannot score yet."""
-    if card.network.out_channels > 2:
+@dataclass(frozen=True)
+class _Scored:
+    """One image's row of the results, and its scores: of all classes, and of each."""
+
+    row: dict[str, Any]
+    combined: ImageScore
+    alone: list[ImageScore]
+
+
+def _score_pair(
+    engine: Engine, card: ModelCard, dataset: Dataset, index: int, out: Path
+) -> _Scored | None:
+    """Score one pair and write its masks; None where every pixel is ignored."""
+    pair, labels = dataset.pairs[index], card.labels
+    image, truth = dataset.read(index)
+    valid = dataset.labels.valid(truth)
+    if valid is not None and not valid.any():
+        return None
+    classes = classify(whole_image(engine, image), labels, card.threshold)
+    combined, alone = image_score(truth, classes, dataset.labels)
+    row = {
+        **_sources(pair),
+        "turned": dataset.facts[index].turned,
+        "prediction": _write(out, "predictions", pair.name, classes, labels),
+        "truth": _write(out, "truths", pair.name, truth, labels),
+        "height": truth.shape[0],
+        "width": truth.shape[1],
+        **_figures(combined),
+    }
+    if len(alone) > 1:
+        named = zip(labels.scored, alone, strict=True)
+        row["classes"] = {name: _figures(one) for name, one in named}
+    return _Scored(row, combined, alone)
+
+
+def image_score(
+    truth: Array, classes: Array, labels: Labels
+) -> tuple[ImageScore, list[ImageScore]]:
+    """Score of one image: over all its classes (see `metrics.combine`), and of each.
+
+    Args:
+        truth: class map (H, W) of the mask.
+        classes: class map (H, W) of the prediction.
+        labels: of the truth.
+    """
+    valid = labels.valid(truth)
+    layers = zip(labels.layers(truth), labels.layers(classes), strict=True)
+    alone = [score(true, predicted, valid=valid) for true, predicted in layers]
+    return combine(alone), alone
+
+
+def require_labels(card: ModelCard) -> None:
+    """Raise InputError for a model whose labels have another number of classes than its outputs."""
+    outputs, labels = card.network.out_channels, card.labels
+    both = len(labels.names) == 2 and not labels.multilabel and outputs == 2  # one for each class
+    if outputs == labels.channels or both:
+        return
+    raise InputError(
+        f"this model has {outputs} output(s) and labels of {len(labels.names)} classes "
+        f"({', '.join(labels.names)}), for which {labels.channels} output(s) are expected; "
+        "train or convert it again"
+    )
+
+
+def _require_same_classes(trained: Labels, found: Labels) -> None:
+    """Classes are compared by their place, so these must be the same ones in the same order."""
+    if (
+        trained.multilabel != found.multilabel
+        or len(trained.names) != len(found.names)
+        or (found.multilabel and trained.names != found.names)
+    ):
         raise InputError(
-            f"this model has {card.network.out_channels} classes; evaluate scores models of two"
+            f"the masks have {_words(found)} ({found.note}); the model has {_words(trained)} "
+            f"({trained.note}). Say which value, or which folder, is which class as in training"
+        )
+    if trained.names != found.names and set(trained.names) == set(found.names):
+        raise InputError(
+            f"the masks have {_words(found)}; the model has them in another order: "
+            f"{', '.join(trained.names)}. Name them in this order"
         )
 
 
-def _row(result: ImageScore) -> dict[str, Any]:
-    counts = result.counts
-    return {
-        "tp": counts.tp,
-        "fp": counts.fp,
-        "fn": counts.fn,
-        "tn": counts.tn,
-        "dice": result.dice,
-        "iou": result.iou,
-        "precision": result.precision,
-        "recall": result.recall,
-        "boundary_f": result.boundary_f,
-        "hd95": result.hd95,
+def _words(labels: Labels) -> str:
+    kind = "overlapping classes" if labels.multilabel else "classes"
+    return f"{len(labels.names)} {kind}: {', '.join(labels.names)}"
+
+
+def _nothing_to_score(pair: Pair) -> Problem:
+    return Problem(
+        str(pair.mask),
+        "every pixel is ignored",
+        "some pixel of a class or of background",
+        "label it, or leave the pair out",
+        "ignored",
+    )
+
+
+def _has_threshold(card: ModelCard) -> bool:
+    """Whether a threshold decides, as in `classify`; otherwise the largest probability does."""
+    return card.labels.multilabel or card.network.out_channels == 1
+
+
+def _write(out: Path, folder: str, name: str, classes: Array, labels: Labels) -> list[str]:
+    """Write a class map; the paths of its files, from `out`."""
+    path = Path(folder, f"{name}.png")
+    write_prediction(out / path, classes, labels)
+    return [file.as_posix() for file in prediction_paths(path, labels)]
+
+
+def _sources(pair: Pair) -> dict[str, Any]:
+    """Name and files of a pair; `images` and `masks` only where there are several."""
+    images, masks = ([str(path.resolve()) for path in one] for one in (pair.images, pair.masks))
+    several = {"images": images, "masks": masks}
+    return {"name": pair.name, "image": images[0], "mask": masks[0]} | {
+        key: paths for key, paths in several.items() if len(paths) > 1
     }
+
+
+def _labels(written: Labels, read: Labels) -> dict[str, Any]:
+    """The scored classes as they are written, and how the masks were read."""
+    parts = written.parts or (written,) * len(written.scored)
+    values = written.values if written.multilabel else written.values[1:]
+    return {
+        "note": read.note,
+        "multilabel": written.multilabel,
+        "classes": [
+            {"name": name, "value": value, "kind": part.kind}
+            for name, value, part in zip(written.scored, values, parts, strict=True)
+        ],
+        "table": [row.model_dump() for row in read.table],
+    }
+
+
+def _classes(
+    names: Sequence[str], of_classes: Sequence[Sequence[ImageScore]]
+) -> list[dict[str, Any]]:
+    """Figures of each class on its own; nothing where there is only one."""
+    if len(names) == 1:
+        return []
+    return [
+        {"name": name} | summarise([image[k] for image in of_classes])
+        for k, name in enumerate(names)
+    ]
+
+
+def _figures(result: ImageScore) -> dict[str, Any]:
+    counts = result.counts
+    pixels = {"tp": counts.tp, "fp": counts.fp, "fn": counts.fn, "tn": counts.tn}
+    return pixels | {name: getattr(result, name) for name in FIGURES}

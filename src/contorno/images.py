@@ -2,43 +2,55 @@
 
 A picture is (H, W, C) in the file's own type (uint8, uint16, int16 or float32), a mask is (H, W) of
 integers: grey value, palette index, or a colour packed as 0xRRGGBB. What the numbers of a mask
-mean is left to `data.labels`. The content decides the format, not the file's extension, and the
-size is checked before anything is decoded.
+mean is left to `data.labels`, the formats of files to `decoding`.
 """
 
 from __future__ import annotations
 
 import io
-import logging
-import stat
-import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
-from contorno.errors import InputError, Problem
+from contorno.decoding import Decoded, coloured, decode, failure, read_bytes
+from contorno.decoding import ImageError as ImageError
+from contorno.errors import Problem
 from contorno.files import sha256, write_bytes
 
 Array = NDArray[Any]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs: 512 MiB of RGB
-MAX_BYTES = 4 * 2**30  # decoded: 64 channels of 16 bits at 5,700 x 5,700
-_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")  # Pillow's others may start programs
-_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+}
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-class ImageError(InputError):
-    """One file cannot be read as an image; `problem` says why and what to do."""
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it stands in its file.
 
-    def __init__(self, problem: Problem) -> None:
-        super().__init__("an image cannot be read", [problem])
-        self.problem = problem
+    Args:
+        array: (H, W, C), C = 1 for grey, in the file's own type.
+        orientation: of the EXIF data, 1 to 8 (1 when there is none); not applied.
+        format: "PNG", "JPEG", "TIFF", "BMP", "GIF" or "WEBP".
+        notes: what was done to it: "ink" when CMYK was converted.
+    """
+
+    array: Array
+    orientation: int = 1
+    format: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,29 +61,112 @@ class RawMask:
         values: (H, W) integers.
         kind: "grey", "palette" (values are indices) or "colour" (values are 0xRRGGBB).
         palette: RGB triples of a palette image, flattened.
+        format: as of a `Picture`.
     """
 
     values: Array
     kind: str = "grey"
     palette: tuple[int, ...] = ()
+    format: str = ""
 
 
-def read_image(path: Path) -> Array:
-    """Read a picture as (H, W, C), C = 1 for grey, in the file's own type.
+def read_picture(path: Path, *, pages: bool = False) -> Picture:
+    """Read a picture and what its file says about it.
 
     Alpha is dropped when it is the same everywhere (it says nothing), else kept as last channel.
 
+    Args:
+        path: of the file.
+        pages: take the pages of a TIFF as channels, also where the file does not name them so.
+
     Raises:
-        ImageError: not a file, not an image, damaged, or larger than `MAX_PIXELS`.
+        ImageError: not a file, not an image, damaged, several pages, or larger than the limits of
+            `decoding`.
     """
-    array, _, _ = _decode(path)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * np.uint8(255)
-    if array.shape[2] in (2, 4) and np.ptp(array[:, :, -1]) == 0:
+    found = decode(path, pages=pages)
+    array, alpha = found.array, found.alpha
+    if found.palette is not None:
+        array, alpha = coloured(array[..., 0], found.palette), found.palette.shape[1] == 4
+    if alpha and np.ptp(array[:, :, -1]) == 0:
         array = array[:, :, :-1]
+    return Picture(np.ascontiguousarray(array), found.orientation, found.format, found.notes)
+
+
+def read_image(path: Path, *, pages: bool = False, upright: bool = False) -> Array:
+    """The array of `read_picture`, turned as its EXIF data ask for where `upright`."""
+    picture = read_picture(path, pages=pages)
+    return turn_upright(picture.array, picture.orientation) if upright else picture.array
+
+
+def read_channels(paths: Sequence[Path], *, pages: bool = False, upright: bool = False) -> Picture:
+    """One picture from one file, or from several whose channels are put one after the other.
+
+    Raises:
+        ImageError: as `read_picture`; or the files differ in size, type or orientation.
+    """
+    pictures = [read_picture(path, pages=pages) for path in paths]
+    if upright:
+        pictures = [
+            replace(one, array=turn_upright(one.array, one.orientation), orientation=1)
+            for one in pictures
+        ]
+    first = pictures[0]
+    if len(pictures) == 1:
+        return first
+    for path, other in zip(paths[1:], pictures[1:], strict=True):
+        _check_alike(paths[0], first, path, other)
+    notes = dict.fromkeys(note for one in pictures for note in one.notes)
+    array = np.concatenate([one.array for one in pictures], axis=2)
+    return replace(first, array=array, notes=tuple(notes))
+
+
+def _check_alike(path: Path, picture: Picture, other_path: Path, other: Picture) -> None:
+    """The channels of one picture have one size, type and orientation, or an error names both."""
+    checks = (
+        ("size-mismatch", _size(other.array), _size(picture.array)),
+        ("mixed-type", f"type {other.array.dtype}", f"type {picture.array.dtype}"),
+        (
+            "exif-rotation",
+            f"EXIF orientation {other.orientation}",
+            f"EXIF orientation {picture.orientation}",
+        ),
+    )
+    for kind, found, wanted in checks:
+        if found != wanted:
+            raise failure(
+                other_path,
+                kind,
+                f"a channel of {found}",
+                f"{wanted}, as {path}: they are channels of one picture",
+                "export the channels of a picture alike",
+            )
+
+
+def turn_upright(array: Array, orientation: int) -> Array:
+    """Turn and mirror (H, W[, C]) as an EXIF orientation asks for; 1 leaves it as it is."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
     return np.ascontiguousarray(array)
+
+
+def wrong_extension(path: Path, format: str) -> Problem | None:
+    """A warning where the extension announces another format than the content has."""
+    suffix = path.suffix.lower()
+    announced = next((name for name, some in _SUFFIXES.items() if suffix in some), format)
+    if announced == format or format not in _SUFFIXES:
+        return None
+    return Problem(
+        str(path),
+        f"{format} data in a file that ends in {path.suffix}",
+        f"the extension {_SUFFIXES[format][0]} (the content decides, so it is read)",
+        f"rename it to {path.stem}{_SUFFIXES[format][0]}",
+        "wrong-extension",
+        "warning",
+    )
 
 
 def file_digest(path: Path) -> str:
@@ -80,7 +175,7 @@ def file_digest(path: Path) -> str:
     Raises:
         ImageError: not a readable file.
     """
-    return sha256(_read_file(path))
+    return sha256(read_bytes(path))
 
 
 def read_mask(path: Path) -> Array:
@@ -94,25 +189,40 @@ def read_raw_mask(path: Path) -> RawMask:
     Raises:
         ImageError: as `read_image`, and for masks of fractions or with a varying alpha channel.
     """
-    array, mode, palette = _decode(path, raw_palette=True)
-    if mode == "P":
-        return RawMask(array, "palette", palette)
-    if array.dtype == np.bool_:
-        array = array.astype(np.uint8) * np.uint8(255)
-    if array.ndim == 3 and array.shape[2] in (2, 4):
+    found = _decode_mask(path)
+    array = found.array
+    if found.palette is not None:
+        palette = tuple(found.palette[:, :3].ravel().tolist())
+        return RawMask(array[..., 0], "palette", palette, found.format)
+    if found.alpha:
         array = _without_alpha(path, array)
-    if array.ndim == 3 and array.shape[2] == 3:
-        if not (
-            np.array_equal(array[..., 0], array[..., 1])
-            and np.array_equal(array[..., 0], array[..., 2])
-        ):
-            return RawMask(_pack_colours(path, array), "colour")
-        array = array[:, :, 0]
-    if array.ndim == 3:
-        if array.shape[2] != 1:
-            raise _error(path, f"a mask of {array.shape[2]} channels", "1 or 3 channels")
-        array = array[:, :, 0]
-    return RawMask(_integers(path, array))
+    if array.shape[2] not in (1, 3):
+        raise failure(
+            path,
+            "not-labels",
+            f"a mask of {array.shape[2]} channels",
+            "1 or 3 channels",
+            "export the mask as one channel of class values",
+        )
+    if array.shape[2] == 3 and not _is_grey(array):
+        return RawMask(_pack_colours(path, array), "colour", (), found.format)
+    values = _integers(path, np.ascontiguousarray(array[:, :, 0]))
+    return RawMask(values, format=found.format)
+
+
+def _decode_mask(path: Path) -> Decoded:
+    try:
+        return decode(path)
+    except ImageError as error:
+        if error.problem.kind != "several-pages":
+            raise
+        fix = "save the page of interest on its own"  # --pages is for images
+        raise ImageError(replace(error.problem, fix=fix)) from None
+
+
+def _is_grey(array: Array) -> bool:
+    first = array[..., 0]
+    return np.array_equal(first, array[..., 1]) and np.array_equal(first, array[..., 2])
 
 
 def _without_alpha(path: Path, array: Array) -> Array:
@@ -120,7 +230,13 @@ def _without_alpha(path: Path, array: Array) -> Array:
     colours, alpha = array[:, :, :-1], array[:, :, -1:]
     drawn = bool((colours != colours[0, 0]).any())
     if drawn and np.ptp(alpha) > 0:
-        raise _error(path, "a mask whose colours and alpha both vary", "one of the two")
+        raise failure(
+            path,
+            "both-vary",
+            "a mask whose colours and alpha both vary",
+            "one of the two",
+            "save it without an alpha channel",
+        )
     return alpha if not drawn and (np.ptp(alpha) > 0 or not alpha.any()) else colours
 
 
@@ -205,12 +321,7 @@ def as_channels(array: Array, channels: int, *, path: str = "image") -> Array:
         opaque = np.ptp(array[:, :, 3]) == 0
         if opaque:
             return as_channels(array[:, :, :3], channels, path=path)
-    if (
-        have == 3
-        and channels == 1
-        and np.array_equal(array[..., 0], array[..., 1])
-        and np.array_equal(array[..., 0], array[..., 2])
-    ):
+    if have == 3 and channels == 1 and _is_grey(array):
         return array[:, :, :1]
     raise ImageError(
         Problem(
@@ -218,6 +329,7 @@ def as_channels(array: Array, channels: int, *, path: str = "image") -> Array:
             f"an image of {have} channel(s)",
             f"{channels}, as the model was trained on",
             f"convert the image to {channels} channel(s), or train a model on images like this one",
+            "mixed-channels",
         )
     )
 
@@ -229,7 +341,13 @@ def unpack_colours(values: Array) -> Array:
 
 def _pack_colours(path: Path, array: Array) -> Array:
     if array.dtype != np.uint8:
-        raise _error(path, f"a colour mask of type {array.dtype}", "8-bit colours")
+        raise failure(
+            path,
+            "not-labels",
+            f"a colour mask of type {array.dtype}",
+            "8-bit colours",
+            "save its colours with 8 bits each",
+        )
     wide = array.astype(np.int32)
     packed: Array = (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
     return packed
@@ -239,159 +357,18 @@ def _integers(path: Path, array: Array) -> Array:
     if array.dtype.kind in "ui":
         return array
     if not np.isfinite(array).all():
-        raise _error(path, "a mask with NaN or infinite values", "whole numbers")
+        raise _not_whole(path, "a mask with NaN or infinite values", "whole numbers")
     rounded = np.rint(array)
     if np.array_equal(rounded, array) and np.abs(rounded).max() < 2**31:
         return rounded.astype(np.int32)
     if array.min() >= 0 and array.max() <= 1:  # soft masks 0..1, as float TIFF
         return np.asarray(np.rint(array * 255), np.uint8)
-    raise _error(path, "a mask of fractional values", "whole numbers, or values from 0 to 1")
+    raise _not_whole(path, "a mask of fractional values", "whole numbers, or values from 0 to 1")
 
 
-def _decode(path: Path, *, raw_palette: bool = False) -> tuple[Array, str, tuple[int, ...]]:
-    """Array, Pillow mode ("" for other readers) and palette of a file."""
-    data = _read_file(path)
-    if data[:4] in _TIFF_MAGIC:
-        return _decode_tiff(path, data, raw_palette=raw_palette)
-    if data[:8] == _PNG_MAGIC and data[24:26] in (b"\x10\x02", b"\x10\x06", b"\x10\x04"):
-        return _decode_deep_png(path, data), "", ()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                _check_size(path, *picture.size)
-                frames = getattr(picture, "n_frames", 1)
-                if frames > 1 and picture.format != "MPO":  # a photo with a preview
-                    raise _several_pages(path, f"an animation of {frames} frames")
-                return _pillow_array(picture, raw_palette=raw_palette)
-    except UnidentifiedImageError:
-        raise _not_an_image(path, data) from None
-    except Image.DecompressionBombError:
-        raise _error(path, f"more than {MAX_PIXELS:,} pixels", "a smaller image") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise _error(path, f"damaged or truncated ({error})", "a whole image file") from None
+def _not_whole(path: Path, what: str, expected: str) -> ImageError:
+    return failure(path, "not-whole", what, expected, "save class values as 8-bit whole numbers")
 
 
-def _pillow_array(picture: Image.Image, *, raw_palette: bool) -> tuple[Array, str, tuple[int, ...]]:
-    mode = picture.mode
-    if mode == "P":
-        if raw_palette:
-            return np.asarray(picture), mode, tuple(picture.getpalette("RGB") or ())
-        has_alpha = "transparency" in picture.info
-        return np.asarray(picture.convert("RGBA" if has_alpha else "RGB")), mode, ()
-    if mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        return np.asarray(picture.convert("RGB")), mode, ()
-    return np.asarray(picture), mode, ()
-
-
-def _decode_deep_png(path: Path, data: bytes) -> Array:
-    """16-bit RGB(A) and grey+alpha PNG: Pillow would cut them to 8 bits."""
-    import imagecodecs
-
-    _check_size(path, int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big"))
-    try:
-        return np.asarray(imagecodecs.png_decode(data))
-    except Exception as error:  # imagecodecs raises its own kinds, all meaning damaged data
-        raise _error(path, f"damaged or truncated ({error})", "a whole PNG file") from None
-
-
-def _decode_tiff(
-    path: Path, data: bytes, *, raw_palette: bool
-) -> tuple[Array, str, tuple[int, ...]]:
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said once, below
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            page: Any = tiff.pages[0]
-            _check_size(path, page.imagewidth, page.imagelength)
-            if page.nbytes > MAX_BYTES:
-                raise _error(path, f"{page.nbytes:,} bytes when decoded", f"at most {MAX_BYTES:,}")
-            array = np.asarray(page.asarray())
-            kind, axes, pages = page.photometric, page.axes, len(tiff.pages)
-            colours = page.colormap if kind == 3 else None  # (3, 2**bits) uint16
-    except ImageError:
-        raise
-    except Exception as error:  # tifffile and its codecs raise many kinds on damaged data
-        raise _error(path, f"damaged or truncated ({error})", "a whole TIFF file") from None
-    if pages > 1:
-        raise _several_pages(path, f"a TIFF of {pages} pages")
-    if axes not in ("YX", "YXS", "SYX") or array.ndim != len(axes):
-        raise _error(path, f"a TIFF of shape {array.shape}", "(H, W) or (H, W, C)")
-    if axes == "SYX":
-        array = np.moveaxis(array, 0, -1)
-    table = _colour_table(array, colours)
-    if table is not None:
-        if raw_palette:
-            return array, "P", tuple(table.ravel().tolist())
-        return table[array], "", ()
-    if kind == 0 and array.dtype.kind in "ub":  # MinIsWhite
-        array = ~array
-    if kind == 5 and array.ndim == 3 and array.shape[2] == 4 and array.dtype.kind == "u":
-        array = _from_ink(array)
-    return array, "", ()
-
-
-def _colour_table(array: Array, colours: Array | None) -> Array | None:
-    """(K, 3) uint8 colours of the indices in `array`; None where they do not fit together."""
-    if colours is None or array.ndim != 2 or array.dtype.kind != "u":
-        return None
-    if colours.ndim != 2 or len(colours) != 3 or array.max() >= colours.shape[1]:
-        return None
-    return (colours.T >> 8).astype(np.uint8)
-
-
-def _from_ink(array: Array) -> Array:
-    """CMYK to RGB as Pillow does it: what the colour lets through of what the black does."""
-    most = int(np.iinfo(array.dtype).max)
-    light = most - array.astype(np.int64)
-    return ((light[..., :3] * light[..., 3:] + most // 2) // most).astype(array.dtype)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):  # a FIFO would block for ever
-            raise _error(path, "not a regular file", "an image file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise _error(
-            path,
-            f"cannot be opened ({error.strerror or error})",
-            "a readable file",
-            "check that it exists and that you may read it",
-        ) from None
-    if not data:
-        raise _error(path, "an empty file (0 bytes)", "an image file", "copy it again")
-    return data
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _error(
-            path,
-            f"{width} x {height} pixels",
-            f"at most {MAX_PIXELS:,} in all",
-            "cut it into pieces or scale it down",
-        )
-
-
-def _several_pages(path: Path, what: str) -> ImageError:
-    return _error(path, what, "one picture", "save the page to use as a file of its own")
-
-
-def _not_an_image(path: Path, data: bytes) -> ImageError:
-    head = data[:200].lstrip().lower()
-    if head.startswith(b"version https://git-lfs"):
-        return _error(
-            path, "a git-lfs pointer, not the image itself", "an image file", "run `git lfs pull`"
-        )
-    if head.startswith((b"<!doctype", b"<html")):
-        return _error(path, "a web page, not an image", "an image file", "download it again")
-    return _error(path, "not an image in a format known here", "PNG, JPEG, TIFF, BMP, GIF or WebP")
-
-
-def _error(
-    path: Path, what: str, expected: str, fix: str = "replace or remove the file"
-) -> ImageError:
-    return ImageError(Problem(str(path), what, expected, fix))
+def _size(array: Array) -> str:
+    return f"{array.shape[1]} x {array.shape[0]} pixels"

@@ -1,33 +1,25 @@
 """How good a predicted mask is: counts, Dice, IoU, precision, recall, boundary F and HD95.
 
-Works on two boolean (H, W) arrays at a time and then on the list of their scores; numpy and
-scipy.ndimage only. Which pixels are foreground, which images belong together and where results
-are written is for others. `RULES` says in words what tools usually leave unsaid: how empty masks
-count, how boundaries match, what an interval means. It is printed beside the figures.
-
-Boundary F follows the DAVIS benchmark (Perazzi et al., CVPR 2016) with the tolerance of the
-Berkeley one (Martin et al., PAMI 2004); HD95 is MONAI's HausdorffDistanceMetric(percentile=95), but
-with the percentile in float64, where MONAI's float32 is off by up to about 1e-5 px.
+Works on two boolean (H, W) arrays at a time, those of one class, then on the scores of an image's
+classes, then on the list of the images' scores. Which pixels are of which class, which images
+belong together and where results are written is for others; distances are `boundary`'s. `RULES`
+says in words what tools usually leave unsaid: how empty masks count, how boundaries match, what
+an interval means. It is printed beside the figures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
-Mask: TypeAlias = NDArray[np.bool_]
-Floats: TypeAlias = NDArray[np.float64]
+from contorno.boundary import Floats, Mask, boundary_figures, boundary_tolerance, require_masks
 
 OVERLAPS = ("dice", "iou", "precision", "recall")  # functions of the counts, so they can be pooled
 FIGURES = (*OVERLAPS, "boundary_f", "hd95")
-
-TOLERANCE = 0.0075  # of the image diagonal: 5.4 px at 512 x 512
 
 RULES: dict[str, str] = {
     "empty": (
@@ -47,6 +39,21 @@ RULES: dict[str, str] = {
         "In pixels: the larger of the two directed 95th percentiles (linear interpolation) of the "
         "Euclidean distances from each boundary pixel to the other boundary, with the boundary as "
         "in boundary F. Lower is better."
+    ),
+    "classes": (
+        "Each class but the background is scored on its own, as one mask of foreground. An image's "
+        "figure is the mean over its classes: every class weighs the same, a class that is in "
+        "neither truth nor prediction is left out, and so are undefined values; if no class is in "
+        "either, the figures are those of two empty masks. An image's pixel counts are the sums "
+        "over classes, and pooled figures come from these. The figures of a class alone are over "
+        "all images, with its absence from both counted as two empty masks: those of a rare class "
+        "are high for that reason alone, so look at its pooled Dice."
+    ),
+    "ignored": (
+        "Pixels that the truth marks as ignored count nowhere, whatever was predicted there. For "
+        "boundary F and HD95 truth and prediction are both taken as background there, so that the "
+        "edge of an ignored area is a boundary of each object that it cuts. An image without any "
+        "other pixel is not scored."
     ),
     "intervals": (
         "Percentile bootstrap over images, 95%: the images are drawn again with replacement, the "
@@ -76,6 +83,11 @@ class Counts:
         return Counts(
             self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn
         )
+
+    @property
+    def absent(self) -> bool:
+        """Whether truth and prediction are both empty."""
+        return not self.tp + self.fp + self.fn
 
     @property
     def dice(self) -> float:
@@ -115,95 +127,83 @@ class ImageScore:
     hd95: float | None
 
 
-def count(truth: Mask, prediction: Mask) -> Counts:
+def count(truth: Mask, prediction: Mask, *, valid: Mask | None = None) -> Counts:
     """Count the pixels on which two masks agree and differ.
 
     Args:
         truth: boolean (H, W), True on the object.
         prediction: boolean (H, W), same shape.
+        valid: boolean (H, W), same shape: True where pixels count; None: everywhere.
 
     Returns:
-        Counts that sum to H * W.
+        Counts that sum to the pixels that count.
 
     Raises:
         ValueError: the shapes differ, or an array is not boolean or not two-dimensional.
     """
-    _require_masks(truth, prediction)
+    require_masks(truth, prediction, valid)
+    pixels = truth.size
+    if valid is not None:
+        truth, prediction, pixels = truth & valid, prediction & valid, int(valid.sum())
     tp = int(np.count_nonzero(truth & prediction))
     fp = int(np.count_nonzero(prediction)) - tp
     fn = int(np.count_nonzero(truth)) - tp
-    return Counts(tp=tp, fp=fp, fn=fn, tn=truth.size - tp - fp - fn)
+    return Counts(tp=tp, fp=fp, fn=fn, tn=pixels - tp - fp - fn)
 
 
-def boundary_tolerance(height: int, width: int) -> float:
-    """Return how far apart two boundaries of an image may lie and still match, in pixels.
-
-    0.75% of the diagonal, as in the Berkeley benchmark (DAVIS takes 0.8% and rounds up), and at
-    least 1: below that, not even an outline beside the true one could match.
-    """
-    return max(1.0, TOLERANCE * math.hypot(height, width))
-
-
-def boundary_f(truth: Mask, prediction: Mask, *, tolerance: float) -> float:
-    """Return the F1 of boundary precision and recall; see ``RULES["boundary_f"]``.
+def score(truth: Mask, prediction: Mask, *, valid: Mask | None = None) -> ImageScore:
+    """Compute every figure of one class in one image, with the tolerance of `boundary_tolerance`.
 
     Args:
-        truth: boolean (H, W), True on the object.
-        prediction: boolean (H, W), same shape.
-        tolerance: largest Euclidean distance of a match, in pixels, >= 0;
-            see `boundary_tolerance`.
-
-    Returns:
-        0..1; 1 when both masks are empty, 0 when one is.
-
-    Raises:
-        ValueError: the masks do not fit together (see `count`), or tolerance is not >= 0.
-    """
-    _require_masks(truth, prediction)
-    if not tolerance >= 0:  # also catches NaN
-        raise ValueError(f"tolerance ({tolerance}) must be >= 0 pixels; try boundary_tolerance()")
-    return _boundary_f(_surface_distances(truth, prediction), tolerance)
-
-
-def hd95(truth: Mask, prediction: Mask) -> float | None:
-    """Return the 95% Hausdorff distance in pixels; see ``RULES["hd95"]``.
-
-    Args:
-        truth: boolean (H, W), True on the object.
-        prediction: boolean (H, W), same shape.
-
-    Returns:
-        >= 0; 0 when both masks are empty, None when one is.
+        truth, prediction, valid: as in `count`; see ``RULES["ignored"]``.
 
     Raises:
         ValueError: the masks do not fit together (see `count`).
     """
-    _require_masks(truth, prediction)
-    return _hd95(_surface_distances(truth, prediction))
-
-
-def score(truth: Mask, prediction: Mask) -> ImageScore:
-    """Compute every figure of one image, with the tolerance of `boundary_tolerance`.
-
-    Args:
-        truth: boolean (H, W), True on the object.
-        prediction: boolean (H, W), same shape.
-
-    Raises:
-        ValueError: the masks do not fit together (see `count`).
-    """
-    counts = count(truth, prediction)
-    distances = _surface_distances(truth, prediction)
-    height, width = truth.shape
+    counts = count(truth, prediction, valid=valid)
+    if valid is not None:
+        truth, prediction = truth & valid, prediction & valid
+    tolerance = boundary_tolerance(*truth.shape)
+    boundary_f, hd95 = boundary_figures(truth, prediction, tolerance=tolerance)
     return ImageScore(
         counts=counts,
         dice=counts.dice,
         iou=counts.iou,
         precision=counts.precision,
         recall=counts.recall,
-        boundary_f=_boundary_f(distances, boundary_tolerance(height, width)),
-        hd95=_hd95(distances),
+        boundary_f=boundary_f,
+        hd95=hd95,
     )
+
+
+def combine(scores: Sequence[ImageScore]) -> ImageScore:
+    """Make one score of those of an image's classes; see ``RULES["classes"]``.
+
+    Raises:
+        ValueError: there is no class.
+    """
+    if not scores:
+        raise ValueError("no class to combine; give the score of at least one")
+    if len(scores) == 1:
+        return scores[0]
+    present = [s for s in scores if not s.counts.absent] or scores[:1]
+    figures: dict[str, Any] = {name: _mean(getattr(s, name) for s in present) for name in FIGURES}
+    return ImageScore(counts=sum((s.counts for s in scores), Counts(0, 0, 0, 0)), **figures)
+
+
+def mean_dice(layers: Iterable[tuple[Mask, Mask]], valid: Mask | None = None) -> float:
+    """Compute the Dice that `combine` gives, without the figures that take long.
+
+    Args:
+        layers: truth and prediction of each class, boolean (H, W).
+        valid: as in `count`.
+
+    Raises:
+        ValueError: masks that do not fit together (see `count`).
+    """
+    counts = [count(truth, prediction, valid=valid) for truth, prediction in layers]
+    mean = _mean(c.dice for c in counts if not c.absent)
+    return 1.0 if mean is None else mean
 
 
 def summarise(
@@ -230,9 +230,9 @@ def summarise(
     counts = [s.counts for s in scores]
     values = np.array([[getattr(s, name) for name in FIGURES] for s in scores], dtype=np.float64)
     values = values.reshape(len(scores), len(FIGURES))  # NaN for None; keeps 6 columns of no rows
-    means = [_mean(column) for column in values.T]
     # Deviations from the mean keep the interval of equal values free of rounding noise.
     defined = ~np.isnan(values)
+    means = [_mean(getattr(s, name) for s in scores) for name in FIGURES]
     deviations = np.where(defined, values - [m or 0.0 for m in means], 0.0)
     pixels = np.array([astuple(c) for c in counts], dtype=np.float64).reshape(len(scores), 4)
     table = np.hstack([deviations, defined, pixels])  # (images, 6 + 6 + 4)
@@ -244,82 +244,8 @@ def summarise(
     }
 
 
-def _require_masks(truth: Mask, prediction: Mask) -> None:
-    if truth.shape != prediction.shape:
-        raise ValueError(
-            f"truth has shape {truth.shape} but prediction has shape {prediction.shape}; "
-            "they must be equal: resize the prediction to its image"
-        )
-    for name, mask in (("truth", truth), ("prediction", prediction)):
-        # Integers must not pass: 255 & 1 is 1, and the counts would look plausible.
-        if mask.dtype != np.bool_ or mask.ndim != 2:
-            raise ValueError(
-                f"{name} is {mask.dtype} of shape {mask.shape}; it must be bool of shape (H, W): "
-                "compare it with its foreground value or threshold first"
-            )
-
-
-def _surface_distances(truth: Mask, prediction: Mask) -> tuple[Floats, Floats]:
-    """Distances in pixels from each boundary pixel of the prediction to the truth, and back.
-
-    An array is empty when its own mask is, and infinite when only the other one is.
-    """
-    # Nothing outside the box of both masks can change a boundary or a nearest pixel, since what
-    # lies beyond the edge of an array counts as background in the erosion below.
-    box = _bounding_box(truth | prediction)
-    true_edge, predicted_edge = _boundary(truth[box]), _boundary(prediction[box])
-    return _distances(predicted_edge, true_edge), _distances(true_edge, predicted_edge)
-
-
-def _bounding_box(mask: Mask) -> tuple[slice, slice]:
-    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return slice(0, 0), slice(0, 0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _boundary(mask: Mask) -> Mask:
-    # scipy's default structure is the 4-neighbourhood and its default border is background.
-    inside: Mask = ndimage.binary_erosion(mask)
-    return mask & ~inside
-
-
-def _distances(source: Mask, target: Mask) -> Floats:
-    """Euclidean distance in pixels from each True of source to the nearest True of target."""
-    rows, columns = np.nonzero(source)
-    if not rows.size or not target.any():
-        return np.full(rows.size, np.inf)
-    # Asking for the nearest pixel instead of the distance map saves three float64 maps of the
-    # box, and leaves the distances exact: integers under one square root.
-    nearest = ndimage.distance_transform_edt(~target, return_distances=False, return_indices=True)
-    down = nearest[0, rows, columns] - rows
-    right = nearest[1, rows, columns] - columns
-    distances: Floats = np.sqrt(down**2 + right**2)
-    return distances
-
-
-def _boundary_f(distances: tuple[Floats, Floats], tolerance: float) -> float:
-    to_truth, to_prediction = distances
-    if not to_truth.size and not to_prediction.size:
-        return 1.0
-    if not to_truth.size or not to_prediction.size:
-        return 0.0
-    precision = float(np.mean(to_truth <= tolerance))
-    recall = float(np.mean(to_prediction <= tolerance))
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _hd95(distances: tuple[Floats, Floats]) -> float | None:
-    to_truth, to_prediction = distances
-    if not to_truth.size and not to_prediction.size:
-        return 0.0
-    if not to_truth.size or not to_prediction.size:
-        return None
-    return max(float(np.percentile(to_truth, 95)), float(np.percentile(to_prediction, 95)))
-
-
-def _mean(column: Floats) -> float | None:
-    present = column[~np.isnan(column)].tolist()
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
     # fsum is exact, so neither the order of the images nor their batches can change a mean.
     return math.fsum(present) / len(present) if present else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,9 @@ from contorno.engines.pytorch import PyTorchEngine
 from contorno.errors import ModelFileError
 from contorno.files import sha256
 from contorno.hardware import Hardware, choose
-from contorno.images import read_image
 from contorno.models import Segmenter
 from contorno.models.foreign import load_foreign
-from contorno.predict import probability_map
+from contorno.predict import probability_map, read_picture
 
 Array = NDArray[Any]
 PathLike = str | Path
@@ -62,22 +62,31 @@ class Model:
             "parameters": sum(p.numel() for p in self.segmenter.network.parameters()),
         }
 
-    def predict(self, image: Array | PathLike) -> Array:
+    def predict(self, image: Array | PathLike | Sequence[PathLike]) -> Array:
         """The mask (H, W) of a picture, in the values of the masks that the model learnt from.
 
+        Where classes overlap, (H, W, K): the mask of each class.
+
         Args:
-            image: array (H, W[, C]) of the type the model was trained on, or a file.
+            image: array (H, W[, C]) of the type the model was trained on, or a file, or the files
+                of its channels.
 
         Raises:
             ImageError: it cannot be read, or does not fit the model.
         """
-        return self.card.labels.written(classify(self._map(image), self.card.threshold))
+        labels = self.card.labels
+        classes = classify(self._map(image), labels, self.card.threshold)
+        if not labels.multilabel:
+            return labels.written(classes)
+        layers = zip(labels.parts, labels.layers(classes), strict=True)
+        return np.stack([part.written(layer.astype(np.uint8)) for part, layer in layers], axis=-1)
 
-    def probabilities(self, image: Array | PathLike) -> Array:
+    def probabilities(self, image: Array | PathLike | Sequence[PathLike]) -> Array:
         """Probability of foreground (H, W) float32, 0..1; (H, W, K) for a model of K classes.
 
         Args:
-            image: array (H, W[, C]) of the type the model was trained on, or a file.
+            image: array (H, W[, C]) of the type the model was trained on, or a file, or the files
+                of its channels.
 
         Raises:
             ImageError: it cannot be read, or does not fit the model.
@@ -85,9 +94,14 @@ class Model:
         result = self._map(image)
         return result[0] if len(result) == 1 else np.moveaxis(result, 0, -1)
 
-    def _map(self, image: Array | PathLike) -> Array:
+    def _map(self, image: Array | PathLike | Sequence[PathLike]) -> Array:
         if isinstance(image, (str, Path)):
-            return probability_map(self.engine, self.card, read_image(Path(image)), name=str(image))
+            image = [image]
+        if isinstance(image, Sequence):
+            files = [Path(file) for file in image]
+            return probability_map(
+                self.engine, self.card, read_picture(self.card, files), name=str(files[0])
+            )
         return probability_map(self.engine, self.card, np.asarray(image))
 
 
@@ -151,8 +165,7 @@ def _foreign(path: Path, *, size: int | None = None) -> tuple[Segmenter, ModelCa
     labels = Labels(
         values=values,
         names=tuple(f"class {index}" for index in range(classes)),
-        threshold=sum(values) / 2 if classes == 2 else None,
-        foreground=values[1:],
+        lookup=tuple((value, index) for index, value in enumerate(values)),
         note=f"values {', '.join(map(str, values))}",
     )
     card = ModelCard(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from PIL import Image
 from scipy import ndimage
 
 from contorno.checkpoint import ModelCard
-from contorno.data.dataset import usable
-from contorno.data.labels import classify, write_prediction
+from contorno.data.facts import usable
+from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
+from contorno.data.pairs import picture_name
 from contorno.engines import Engine, whole_image
 from contorno.errors import OutOfMemory, Problem
 from contorno.files import write_bytes
@@ -29,12 +31,15 @@ from contorno.images import (
     encode_png,
     file_digest,
     png_text,
-    read_image,
+    read_channels,
     write_probabilities,
 )
 from contorno.progress import bar
 
 Array = NDArray[Any]
+_BEYOND = 3.0  # times the training range: more means other units
+_WITHIN = 128  # a range so many times smaller means other units: 0 to 1 instead of 0 to 255
+_COLOURS = ((255, 0, 200), (0, 200, 255), (255, 180, 0), (90, 220, 60), (150, 110, 255))
 _MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
 
 
@@ -67,13 +72,37 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
+    if card.preprocessing.range is not None and wanted != "uint8":
+        _require_range(image, card.preprocessing.range, name)
     return whole_image(engine, as_channels(image, card.network.in_channels, path=name))
+
+
+def _require_range(image: Array, trained: tuple[float, float], name: str) -> None:
+    """Refuse a picture in other units, such as 0 to 1 for a model of 0 to 65535."""
+    low, high = trained
+    span = high - low
+    least, most = float(image.min()), float(image.max())
+    beyond = most > high + _BEYOND * span or least < low - _BEYOND * span
+    within = least < most and most - least < span / _WITHIN
+    if span > 0 and (beyond or within):
+        raise _unfit(
+            name,
+            f"values from {least:g} to {most:g}",
+            f"about {low:g} to {high:g}, as the model was trained on",
+            "save the image in the units of the training images, or train a model on such images",
+        )
+
+
+def read_picture(card: ModelCard, files: Sequence[Path]) -> Array:
+    """The picture (H, W, C) of its file, or the files of its channels, as the model wants it."""
+    preprocessing = card.preprocessing
+    return read_channels(files, pages=preprocessing.pages, upright=preprocessing.upright).array
 
 
 def predict_files(
     engine: Engine,
     card: ModelCard,
-    images: Sequence[Path],
+    images: Sequence[tuple[Path, ...]],
     out: Path,
     *,
     fingerprint: str,
@@ -85,7 +114,7 @@ def predict_files(
 
     Args:
         engine, card: the model.
-        images: files to read.
+        images: the file, or the files of the channels, of each picture.
         out: folder to write to.
         fingerprint: tells this model from others; written into every mask, with the picture's.
         probabilities: "png" for 16-bit PNG or "tif" for float32 TIFF, beside the mask.
@@ -96,14 +125,16 @@ def predict_files(
         What was written, what was skipped as done before, and the problems.
     """
     outcome = Outcome()
-    names = _unique_names(images, outcome.problems)
+    names = _unique_names(images, card.preprocessing.channels, outcome.problems)
     with bar("Predicting", len(names)) as advance:
-        for path, name in names.items():
+        for files, name in names.items():
             target = out / f"{name}.png"
-            wanted = [target, *_extras(target, card, probabilities, overlay)]
+            extras = _extras(target, card, probabilities, overlay)
+            wanted = [*prediction_paths(target, card.labels), *extras]
             try:
-                _refuse_itself(path, wanted)
-                mark = f"{fingerprint} {file_digest(path)[:16]}"
+                for path in files:
+                    _refuse_itself(path, wanted)
+                mark = " ".join([fingerprint, *(file_digest(path)[:16] for path in files)])
                 there = [file for file in wanted if file.exists()]
                 if not overwrite and there:
                     for file in there:
@@ -111,13 +142,13 @@ def predict_files(
                     if there == wanted:
                         outcome.skipped.append(target)
                         continue
-                _predict_file(engine, card, path, wanted, {_MARK: mark}, overlay)
+                _predict_file(engine, card, files, target, extras, {_MARK: mark}, overlay)
                 outcome.written.append(target)
             except ImageError as error:
                 outcome.problems.append(error.problem)
             except OutOfMemory as error:
                 fix = "cut it into pieces, or use --device cpu"
-                outcome.problems.append(Problem(str(path), str(error), "a smaller image", fix))
+                outcome.problems.append(Problem(str(files[0]), str(error), "a smaller image", fix))
             finally:
                 advance()
     return outcome
@@ -126,34 +157,36 @@ def predict_files(
 def _predict_file(
     engine: Engine,
     card: ModelCard,
-    path: Path,
-    wanted: list[Path],
+    files: tuple[Path, ...],
+    target: Path,
+    extras: list[Path],
     text: dict[str, str],
     overlay: bool,
 ) -> None:
     """The mask goes last: while it is missing, the image counts as not done."""
-    image = read_image(path)
-    result = probability_map(engine, card, image, name=str(path))
-    classes = classify(result, card.threshold)
-    target, *extras = wanted
+    image = read_picture(card, files)
+    result = probability_map(engine, card, image, name=str(files[0]))
+    classes = classify(result, card.labels, card.threshold)
     maps = extras[:-1] if overlay else extras
     for extra, one in zip(maps, result, strict=False):
         write_probabilities(extra, one, text=text)
     if overlay:
-        write_bytes(extras[-1], encode_png(draw_outline(image, classes), text=text))
+        picture = draw_outline(image, classes, card.labels)
+        write_bytes(extras[-1], encode_png(picture, text=text))
     write_prediction(target, classes, card.labels, text=text)
 
 
-def draw_outline(image: Array, classes: Array) -> Image.Image:
-    """The picture in 8-bit colour with the outline of all foreground in magenta, 2 pixels wide."""
+def draw_outline(image: Array, classes: Array, labels: Labels) -> Image.Image:
+    """The picture in 8-bit colour with the outline of each class in a colour, 2 pixels wide."""
     shown = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
     if shown.dtype != np.uint8:
         low, high = np.percentile(shown, (1, 99))
         shown = ((shown - low) / max(high - low, 1e-9)).clip(0, 1) * 255
     shown = shown.astype(np.uint8).copy()
-    inside = np.pad(classes > 0, 1, mode="edge")  # the image's own rim is no outline
-    rim = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)
-    shown[rim[1:-1, 1:-1]] = (255, 0, 200)
+    for layer, colour in zip(labels.layers(classes), cycle(_COLOURS), strict=False):
+        inside = np.pad(layer, 1, mode="edge")  # the image's own rim is no outline
+        rim = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)
+        shown[rim[1:-1, 1:-1]] = colour
     return Image.fromarray(shown)
 
 
@@ -161,7 +194,9 @@ def _extras(target: Path, card: ModelCard, probabilities: str | None, overlay: b
     extras = []
     if probabilities is not None:
         classes = card.network.out_channels
-        marks = [""] if classes == 1 else [f"_{index}" for index in range(classes)]
+        named = len(card.labels.names) == classes
+        names = card.labels.names if named else range(classes)
+        marks = [""] if classes == 1 else [f"_{name}".replace(" ", "-") for name in names]
         extras = [
             target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks
         ]
@@ -170,22 +205,25 @@ def _extras(target: Path, card: ModelCard, probabilities: str | None, overlay: b
     return extras
 
 
-def _unique_names(images: Sequence[Path], problems: list[Problem]) -> dict[Path, str]:
+def _unique_names(
+    images: Sequence[tuple[Path, ...]], channels: Sequence[str], problems: list[Problem]
+) -> dict[tuple[Path, ...], str]:
     """Output stems; of two images with one stem, the second would overwrite the first's mask."""
-    taken: dict[str, Path] = {}
-    for path in images:
-        if path.stem in taken:
+    taken: dict[str, tuple[Path, ...]] = {}
+    for files in images:
+        name = picture_name(files, channels)
+        if name in taken:
             problems.append(
                 Problem(
-                    str(path),
-                    f"the same stem as {taken[path.stem]}",
+                    str(files[0]),
+                    f"the same stem as {taken[name][0]}",
                     "one mask name for each image",
                     "predict the two into different folders",
                 )
             )
         else:
-            taken[path.stem] = path
-    return {path: name for name, path in taken.items()}
+            taken[name] = files
+    return {files: name for name, files in taken.items()}
 
 
 def _refuse_itself(image: Path, wanted: list[Path]) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+_SCREENFUL = 12  # findings of one kind that are printed
 
 
 class Advance(Protocol):
@@ -20,13 +25,13 @@ class Advance(Protocol):
 
 def say(message: str) -> None:
     """Print one message for the user on standard output, unwrapped and unstyled."""
-    print(_printable(message), flush=True)
+    print(printable(message), flush=True)
 
 
 def warn(message: str) -> None:
     """Print one warning on standard error."""
     Console(stderr=True, highlight=False).print(
-        _printable(message), style="yellow", soft_wrap=True, markup=False
+        printable(message), style="yellow", soft_wrap=True, markup=False
     )
 
 
@@ -35,9 +40,13 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _printable(message: str) -> str:
-    """File names that are not UTF-8 are shown with escapes."""
-    return message.encode("utf-8", "backslashreplace").decode()
+def printable(message: str) -> str:
+    """File names that are not UTF-8 or that hold control characters are shown with escapes."""
+    text = message.encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        c if c == "\n" or unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 @contextmanager
@@ -81,9 +90,45 @@ def size(bytes_: float) -> str:
     return f"{bytes_:.3g} TB"
 
 
+def labels_table(rows: Sequence[Any]) -> None:
+    """Print how masks were understood: value, class, share of pixels, in how many masks."""
+    grid = Table()
+    for title in ("mask value", "class"):
+        grid.add_column(title)
+    for title in ("pixels", "in masks"):
+        grid.add_column(title, justify="right")
+    for row in rows:
+        words = [Text(printable(word)) for word in (row.value, row.name)]
+        grid.add_row(*words, f"{100 * row.share:.3g}%", str(row.images))
+    Console(highlight=False).print(grid)
+
+
+def findings(result: dict[str, Any]) -> None:
+    """Print what `check` found: the worst first, a screenful of each kind."""
+    console = Console(highlight=False)
+    style = {"error": "red", "warning": "yellow", "note": "default"}
+    shown: Counter[str] = Counter()
+    hidden: Counter[str] = Counter()
+    for finding in result["findings"]:
+        kind, severity = finding["kind"], finding["severity"]
+        shown[kind] += 1
+        if shown[kind] > _SCREENFUL:
+            hidden[kind] += 1
+            continue
+        words = f"{finding['path']}: {finding['what']}; expected {finding['expected']}. Fix: "
+        line = printable(f"{severity}: {words}{finding['fix']}")
+        console.print(line, style=style[severity], soft_wrap=True, markup=False)
+    for kind, count in hidden.items():
+        console.print(f"... and {count} more of kind {kind} (--json or --page has all)")
+    for suggestion in result["suggestions"]:
+        console.print(suggestion, soft_wrap=True, markup=False)
+
+
 def table(results: dict[str, Any]) -> None:
-    """Print the figures of an evaluation: per image and pooled, with 95% intervals."""
-    grid = Table(title=f"{len(results['images'])} images, threshold {results['threshold']:g}")
+    """Print the figures of an evaluation: per image, pooled and of each class, with intervals."""
+    threshold = results["threshold"]  # None where the largest probability decides
+    words = "" if threshold is None else f", threshold {threshold:g}"
+    grid = Table(title=f"{len(results['images'])} images{words}")
     grid.add_column("")
     grid.add_column("per image (95% interval)", justify="right")
     grid.add_column("pooled (95% interval)", justify="right")
@@ -101,13 +146,39 @@ def table(results: dict[str, Any]) -> None:
             _interval(results["per_image"][key], "mean"),
             _interval(results["pooled"].get(key), "value"),
         )
-    Console(highlight=False).print(grid)
+    console = Console(highlight=False)
+    console.print(grid)
+    if classes := results.get("classes"):
+        console.print(_class_table(classes, len(results["images"])))
     empty = results["empty"]
     if empty["images"]:
         say(
             f"{empty['images']} image(s) without any object, {empty['with_false_positives']} of "
             "them with false positives"
         )
+
+
+def _class_table(classes: Sequence[dict[str, Any]], images: int) -> Table:
+    """One row for each class; a class that few images hold is best judged by its pooled Dice."""
+    grid = Table(title="Each class on its own")
+    grid.add_column("class", overflow="fold")
+    grid.add_column("in images", justify="right")
+    grid.add_column("Dice per image", justify="right", no_wrap=True)
+    grid.add_column("IoU", justify="right")
+    grid.add_column("pooled Dice", justify="right")
+    for one in classes:
+        grid.add_row(
+            Text(printable(one["name"])),  # a name is no markup
+            str(images - one["empty"]["images"]),
+            _interval(one["per_image"]["dice"], "mean"),
+            _plain(one["per_image"]["iou"]["mean"]),
+            _plain(one["pooled"]["dice"]["value"]),
+        )
+    return grid
+
+
+def _plain(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.4f}"
 
 
 def _interval(figure: dict[str, Any] | None, key: str) -> str:

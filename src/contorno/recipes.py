@@ -6,18 +6,24 @@ default. Every number has its reason, which goes to config.toml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from contorno.config import Config, DataConfig, build
 from contorno.data.dataset import Dataset
+from contorno.data.facts import LEVELS
 from contorno.errors import ConfigError
 from contorno.hardware import Hardware
+from contorno.losses import loss_function
 
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
 _SHORT = 180.0  # seconds: below, a CPU sees too few crops to train base width 32
+_TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _NETWORK = ("widths", "up")
 _PREPROCESSING = ("size",)
 
@@ -32,6 +38,11 @@ class Fingerprint:
         channels, dtype: of every image.
         mean, std: per channel, in file units.
         foreground: share of foreground pixels.
+        range: smallest and largest value of any image.
+        cut: per channel the values that are cut off below and above; None: nothing is.
+        outputs: channels that the network needs.
+        multilabel: whether classes may overlap.
+        pages, upright: how pictures are read.
     """
 
     images: int
@@ -42,6 +53,17 @@ class Fingerprint:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     foreground: float
+    range: tuple[float, float] = (0.0, 255.0)
+    cut: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    outputs: int = 1
+    multilabel: bool = False
+    pages: bool = False
+    upright: bool = False
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether there are more than two classes, of which every pixel has one."""
+        return self.outputs > 1 and not self.multilabel
 
 
 def fingerprint(dataset: Dataset) -> Fingerprint:
@@ -49,6 +71,9 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     heights = sorted(facts.shape[0] for facts in dataset.facts)
     widths = sorted(facts.shape[1] for facts in dataset.facts)
     mean, std = dataset.statistics()
+    cut = _cut(dataset)
+    if cut is not None:  # outliers would decide mean and spread
+        mean, std = _of_levels(dataset.levels(), *cut)
     return Fingerprint(
         len(dataset),
         heights[len(heights) // 2],
@@ -58,7 +83,42 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         mean,
         std,
         dataset.foreground_share(),
+        (min(f.low for f in dataset.facts), max(f.high for f in dataset.facts)),
+        cut,
+        dataset.labels.channels,
+        dataset.labels.multilabel,
+        dataset.pages,
+        dataset.upright,
     )
+
+
+def _cut(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Where to cut values off: at 0.1% and 99.9%, if the range beyond is `_TAIL` times as wide.
+
+    8-bit pictures cannot have such outliers.
+    """
+    if dataset.dtype == "uint8":
+        return None
+    levels = dataset.levels()
+    low, high = levels[:, LEVELS.index(0.1)], levels[:, LEVELS.index(99.9)]
+    least = min(f.low for f in dataset.facts)
+    most = max(f.high for f in dataset.facts)
+    span = np.maximum(high - low, 1e-12)
+    if not (((most - high) > _TAIL * span) | ((low - least) > _TAIL * span)).any():
+        return None
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _of_levels(
+    levels: NDArray[Any], low: Sequence[float], high: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and spread per channel of values that are cut off, from their percentiles."""
+    fine = np.linspace(0.1, 99.9, 999)
+    values = np.stack([np.interp(fine, LEVELS, row) for row in levels])  # (channels, 999)
+    values = values.clip(np.array(low)[:, None], np.array(high)[:, None])
+    std = values.std(axis=1)
+    std[std == 0] = 1.0
+    return tuple(values.mean(axis=1).tolist()), tuple(std.tolist())
 
 
 def resolve(
@@ -78,7 +138,9 @@ def resolve(
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe {recipe!r} is unknown; choose {' or '.join(RECIPES)}")
-    choices = _classic(seen, wishes) if recipe == "classic" else _auto(seen, hardware, wishes)
+    choices = (
+        _classic(data, seen, wishes) if recipe == "classic" else _auto(data, seen, hardware, wishes)
+    )
     choices["training.device"] = (hardware.accelerator, hardware.reason)
     choices["training.precision"] = ("bf16" if hardware.bf16 else "32", hardware.reason)
     values: dict[str, dict[str, Any]] = {
@@ -109,7 +171,7 @@ def resolve(
 Choices = dict[str, tuple[Any, str]]  # dotted name -> value and reason
 
 
-def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
+def _classic(data: DataConfig, seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
     """R1: MSE on plain outputs of a transposed U-Net; R2's network when `up` is bilinear."""
     bilinear = wishes.get("up") == "bilinear"
     largest = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0}.get(seen.dtype, 1.0)
@@ -117,6 +179,7 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
     r1 = "as in R1"
     return {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
+        "network.out_channels": _outputs(seen),
         "network.widths": ((64, 128, 256, 512, 1024), r1),
         "network.up": ("transposed", r1),
         "network.activation": (
@@ -130,7 +193,10 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
         ),
         "preprocessing.size": ((512, 512), r1),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
-        "preprocessing.output": _output(wishes.get("loss", "mse"), bounded=bilinear),
+        **_reading(data, seen),
+        "preprocessing.output": _output(
+            wishes.get("loss", "mse"), bounded=bilinear, exclusive=seen.exclusive
+        ),
         "training.loss": ("mse", r1),
         "training.optimizer": ("adam", r1),
         "training.learning_rate": (
@@ -147,7 +213,9 @@ def _classic(seen: Fingerprint, wishes: Mapping[str, Any]) -> Choices:
     }
 
 
-def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> Choices:
+def _auto(
+    data: DataConfig, seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]
+) -> Choices:
     """A plain, sound recipe; numbers without a source are usual values, not tuned yet."""
     crop = wishes.get("crop") or min(256, max(64, -(-min(seen.height, seen.width) // 32) * 32))
     on_cpu = hardware.accelerator == "cpu"
@@ -156,8 +224,10 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
     short = on_cpu and time is not None and time < _SHORT
     base = 16 if short else 32
     crops = max(1, round(seen.height * seen.width / crop**2))
+    loss = "ce+dice" if seen.exclusive else "bce+dice"
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
+        "network.out_channels": _outputs(seen),
         "network.widths": (
             tuple(base * 2**level for level in range(5)),
             "base width 16: the time is short" if short else "base width 32, as in nnU-Net",
@@ -166,11 +236,9 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
         "preprocessing.mean": (seen.mean, "mean of the training images"),
         "preprocessing.std": (seen.std, "spread of the training images"),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
-        "preprocessing.output": _output(wishes.get("loss", "bce+dice")),
-        "training.loss": (
-            "bce+dice",
-            "as in nnU-Net: steady gradients, and overlap is what counts",
-        ),
+        **_reading(data, seen),
+        "preprocessing.output": _output(wishes.get("loss", loss), exclusive=seen.exclusive),
+        "training.loss": (loss, "as in nnU-Net: steady gradients, and overlap is what counts"),
         "training.optimizer": ("adamw", "works without tuning"),
         "training.learning_rate": (2e-3, "a usual value for AdamW with warm-up; not tuned yet"),
         "training.weight_decay": (1e-2, "AdamW's default"),
@@ -199,10 +267,35 @@ def _auto(seen: Fingerprint, hardware: Hardware, wishes: Mapping[str, Any]) -> C
     return choices
 
 
-def _output(loss: str, *, bounded: bool = False) -> tuple[str, str]:
+def _outputs(seen: Fingerprint) -> tuple[int, str]:
+    if seen.outputs == 1:
+        return 1, "two classes"
+    return seen.outputs, "one for each class" + ("" if seen.multilabel else ", background too")
+
+
+def _reading(data: DataConfig, seen: Fingerprint) -> Choices:
+    """How pictures are read and cut off, which a model must do as its training did."""
+    choices: Choices = {"preprocessing.range": (seen.range, "of the training images")}
+    if seen.cut is not None:
+        why = "values beyond are outliers: 0.1% on either side reach over 3 times the rest"
+        choices["preprocessing.low"] = (seen.cut[0], why)
+        choices["preprocessing.high"] = (seen.cut[1], why)
+    if seen.upright:
+        why = "the training masks fit the pictures when they are turned as EXIF asks"
+        choices["preprocessing.upright"] = (True, why)
+    if seen.pages:
+        choices["preprocessing.pages"] = (True, "as asked")
+    if data.channels:
+        choices["preprocessing.channels"] = (data.channels, "as asked")
+    return choices
+
+
+def _output(loss: str, *, bounded: bool = False, exclusive: bool = False) -> tuple[str, str]:
     """How the network's output becomes probabilities, which is for the loss to say."""
     if loss != "mse":
-        return "sigmoid", "two classes"
+        if exclusive:
+            return "softmax", "classes exclude each other"
+        return "sigmoid", "each class has a probability of its own"
     return "identity" if bounded else "clamp", "values near 0..1 are the probabilities"
 
 
@@ -219,6 +312,7 @@ def _check(config: Config, seen: Fingerprint) -> None:
             "size resizes whole images and crop cuts pieces of them: give one of the "
             "two (size is for recipe classic)"
         )
+    loss_function(training.loss, exclusive=seen.exclusive)  # raises where it does not fit
     if training.augment and training.crop is None:
         raise ConfigError("augmentation needs square crops: give crop, or leave augmentation off")
     smallest = training.crop or min(config.preprocessing.size or (seen.height, seen.width))

@@ -10,20 +10,17 @@ Jinja's escaping, and the page's content policy admits no script but the one in 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from contourpy import LineType, contour_generator
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context, rcdefaults
@@ -31,15 +28,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
 from contorno.errors import InputError, Problem
 from contorno.files import write_bytes
-from contorno.images import ImageError, read_image, read_mask
+from contorno.images import ImageError, RawMask, read_channels, read_raw_mask
+from contorno.pictures import figure, jpeg, outline, policy_hash, shrink, visible
 
 T = TypeVar("T")
 LONG_SIDE = 640  # pixels: nine pictures of this size keep the page near 1 MB
-KEYS = ("contorno", "images", "labels", "model", "per_image", "pooled", "problems", "rules")
+KEYS = (
+    "classes", "contorno", "images", "labels", "model", "per_image", "pooled", "problems", "rules"
+)  # fmt: skip
+SHOWN = 8  # classes whose Dice stands below a picture
 # Matplotlib draws in these stand-ins; the page's style sheet gives their colours, light and dark.
 INK, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004"
 VARIABLES = {INK: "--ink", GRID: "--line", FIRST: "--accent", SECOND: "--second"}
@@ -77,7 +77,7 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": _figure, "policy_hash": _policy_hash}
+    environment.filters |= {"figure": figure, "policy_hash": policy_hash}
     template = files("contorno").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         results=scored,
@@ -85,7 +85,7 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
         quartiles=np.quantile(dice, (0, 0.25, 0.5, 0.75, 1)).tolist() if dice else None,
         histogram=_histogram(dice, scored["per_image"]["dice"]["mean"]) if dice else None,
         groups=[
-            (title, [_case(image, results.parent, scored["labels"]) for image in chosen])
+            (title, [_case(image, results.parent, scored) for image in chosen])
             for title, chosen in _groups(images)
         ],
         training=None if run is None else _training(run),
@@ -94,16 +94,6 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
     # A name that is no valid UTF-8 arrives as lone surrogates, which cannot be encoded.
     write_bytes(out, page.encode("utf-8", "backslashreplace"))
     return out
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _policy_hash(script: str) -> str:
-    """What a content security policy wants to know of the one script it admits."""
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
 # Reading ---------------------------------------------------------------------------------------
@@ -177,88 +167,61 @@ def _groups(ordered: Sequence[T]) -> list[tuple[str, Sequence[T]]]:
     return [(title, chosen) for title, chosen in groups if chosen]
 
 
-def _case(image: Mapping[str, Any], folder: Path, labels: Mapping[str, Any]) -> dict[str, Any]:
+def _case(image: Mapping[str, Any], folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
     """One picture with the outlines of its truth and its prediction, ready for the template."""
     notes: list[str] = []
     case = {"image": image, "notes": notes, "picture": None, "truth": "", "prediction": ""}
+    files = [folder / name for name in image.get("images", [image["image"]])]  # may be absolute
+    pages, upright = results.get("pages", False), image.get("turned", False)
     try:
-        pixels = read_image(folder / image["image"])  # an absolute path replaces the folder
+        pixels = read_channels(files, pages=pages, upright=upright).array
     except ImageError as error:
         notes.append(f"The picture cannot be shown: {error.problem.what}.")
         return case
     height, width = pixels.shape[:2]
     scale = min(1.0, LONG_SIDE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))  # (h, w)
-    rgb, note = _visible(pixels)
-    case |= {"picture": _jpeg(rgb, size), "height": size[0], "width": size[1]}
+    rgb, note = visible(pixels)
+    case |= {"picture": jpeg(rgb, size), "height": size[0], "width": size[1]}
     notes += [note] if note else []
     for layer in ("truth", "prediction"):
-        # "truth" is the mask as it was understood, 0 or 255; without it the mask itself must do.
-        path = image.get(layer) or image["mask"]
-        value = 255 if path == image.get("truth") else labels["foreground"]
         try:
-            mask = read_mask(folder / path)  # (H, W)
+            raw = [read_raw_mask(folder / name) for name in image[layer]]
         except ImageError as error:
             notes.append(f"The {layer} cannot be shown: {error.problem.what}.")
             continue
-        if mask.shape != (height, width):
-            notes.append(f"The {layer} is {mask.shape[1]} x {mask.shape[0]} pixels: not drawn.")
+        odd = next((m.values.shape for m in raw if m.values.shape != (height, width)), None)
+        if odd:
+            notes.append(f"The {layer} is {odd[1]} x {odd[0]} pixels: not drawn.")
             continue
-        case[layer] = _outline(_shrink(mask == value, size))
+        masks = _masks(raw, results["labels"])
+        case[layer] = "".join(outline(shrink(mask, size)) for mask in masks)
+    if worst := _class_words(image.get("classes", {})):
+        notes.append(worst)
     return case
 
 
-def _visible(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
-    """(H, W, C) of any type as (H, W, 3) bytes, with a note on what was done to show it."""
-    channels = pixels.shape[2]
-    shown = pixels[..., : 3 if channels >= 3 else 1]
-    notes = []
-    if channels not in (1, 3):
-        notes.append(f"Shown: the first {shown.shape[2]} of {channels} channels.")
-    if shown.dtype != np.uint8:
-        shown = np.stack([_stretch(shown[..., c]) for c in range(shown.shape[2])], axis=-1)
-        notes.append("Brightness stretched for display.")
-    return np.broadcast_to(shown, (*shown.shape[:2], 3)), " ".join(notes)
+def _masks(raw: Sequence[RawMask], labels: Mapping[str, Any]) -> Iterator[NDArray[np.bool_]]:
+    """Where each class is, boolean (H, W), one after the other: a large picture has many."""
+    files = raw if labels["multilabel"] else [raw[0]] * len(labels["classes"])
+    for mask, one in zip(files, labels["classes"], strict=True):
+        value = one["value"]
+        if one["kind"] == "colour" and mask.kind == "grey":
+            # A coloured mask without any colour in it is read as grey: white is 255, not 0xffffff.
+            level, rest = divmod(value, 0x010101)
+            value = -1 if rest else level
+        yield mask.values == value
 
 
-def _stretch(channel: NDArray[Any]) -> NDArray[np.uint8]:
-    values = channel.astype(np.float32)  # (H, W)
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
-    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-    stretched: NDArray[np.uint8] = np.rint(scaled.clip(0, 1) * 255).astype(np.uint8)
-    return stretched
-
-
-def _jpeg(rgb: NDArray[np.uint8], size: tuple[int, int]) -> str:
-    picture = Image.fromarray(np.ascontiguousarray(rgb))
-    picture = picture.resize((size[1], size[0]), Image.Resampling.BOX)  # a copy at equal size
-    data = io.BytesIO()
-    picture.save(data, "JPEG", quality=90, subsampling=0)  # full colour: stains are red on pink
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode("ascii")
-
-
-def _shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A pixel is foreground if any it covers is: a line one pixel wide must not fall between."""
-    for axis, length in enumerate(size):
-        starts = np.arange(length) * mask.shape[axis] // length
-        mask = np.logical_or.reduceat(mask, starts, axis=axis)
-    return mask
-
-
-def _outline(mask: NDArray[np.bool_]) -> str:
-    """The border of the foreground as an SVG path in half pixels, where all corners are whole."""
-    heights = np.pad(mask, 1).astype(np.float64)
-    # Pixel (0, 0) has become (1, 1) and its centre lies at (0.5, 0.5): 2 * (x - 1 + 0.5) = 2x - 1.
-    rings = contour_generator(z=heights, line_type=LineType.Separate).lines(0.5)
-    return "".join(_ring(np.rint(2 * np.asarray(ring) - 1).astype(int)) for ring in rings)
-
-
-def _ring(points: NDArray[np.int_]) -> str:
-    steps = np.diff(points, axis=0)  # the last point repeats the first
-    corners = points[:-1][(steps != np.roll(steps, 1, axis=0)).any(axis=1)]
-    moves = " ".join(f"{dx} {dy}" for dx, dy in np.diff(corners, axis=0).tolist())
-    return f"M{corners[0, 0]} {corners[0, 1]}l{moves}z"
+def _class_words(classes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Dice of the classes that are in the truth or the prediction of an image, worst first."""
+    there = {n: c["dice"] for n, c in classes.items() if c["tp"] + c["fp"] + c["fn"]}
+    ordered = sorted(there.items(), key=lambda item: item[1])
+    words = [f"{name} {figure(dice)}" for name, dice in ordered[:SHOWN]]
+    more = len(ordered) - SHOWN
+    if more > 0:
+        words.append(f"{more} more")
+    return f"Dice of its classes: {', '.join(words)}" if words else ""
 
 
 # Charts ----------------------------------------------------------------------------------------
@@ -280,6 +243,7 @@ def _histogram(dice: Sequence[float], mean: float) -> Markup:
         axes.legend(frameon=False, loc="upper left")
         axes.set(xlim=(low - 0.01, 1.01), ylim=(-0.28 * tallest, 1.12 * tallest))
         axes.set(xlabel="Dice of an image", ylabel="images")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_yticks([t for t in MaxNLocator(4, integer=True).tick_values(0, tallest) if t >= 0])
 
     return _svg("dice", draw, height=2.7)

@@ -6,8 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize of float (N, C, H, W), smoothed when it shrinks, as torchvision does."""
+def resize(x: Tensor, height: int, width: int, *, mode: str = "bilinear") -> Tensor:
+    """Resize float (N, C, H, W); bilinear is smoothed when it shrinks, as torchvision does.
+
+    Class indices need `mode="nearest-exact"`.
+    """
     if x.shape[-2:] == (height, width):
         return x
-    return F.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    if mode != "bilinear":
+        return F.interpolate(x, (height, width), mode=mode)
+    return F.interpolate(x, (height, width), mode=mode, align_corners=False, antialias=True)

@@ -6,21 +6,39 @@ Never overwrites: a name that is taken is numbered, or refused where the user ch
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from contorno.data.dataset import Dataset
+from contorno.data.pairs import Pair
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.files import write_text
 from contorno.progress import warn
 
 
 def write_split(
-    run: Path, training: Dataset, validation: Dataset, problems: Sequence[Problem]
+    run: Path,
+    training: Dataset,
+    validation: Dataset,
+    problems: Sequence[Problem],
+    *,
+    rule: str,
+    groups: Mapping[str, str] | None = None,
 ) -> None:
-    """Write split.json: image and mask of every name in each part; what was left out and why."""
-    parts = {"training": _files(training), "validation": _files(validation)}
+    """Write split.json: the files of every name in each part; what was left out and why.
+
+    Args:
+        run: folder of the run.
+        training, validation: the parts.
+        problems: of what was left out.
+        rule: in words, how the set was parted.
+        groups: group of each name, none of which is in both parts.
+    """
+    parts: dict[str, Any] = {"rule": rule}
+    if groups is not None:
+        parts["groups"] = dict(groups)
+    parts |= {"training": _files(training), "validation": _files(validation)}
     left_out = {"problems": [problem.as_dict() for problem in problems]}
     write_text(run / "split.json", json.dumps(parts | left_out, indent=1))
 
@@ -50,10 +68,15 @@ def _is_free(path: Path) -> bool:
 
 
 def read_split(path: Path) -> dict[str, Any]:
-    """split.json: for each part, image and mask of every name; and the problems of the others."""
+    """split.json: for each part, the pairs; the problems of the others; rule and groups."""
     try:
         parts: dict[str, Any] = json.loads(path.read_text())
         names = [*parts["training"], *parts["validation"]]
+        for part in ("training", "validation"):
+            parts[part] = [
+                Pair(name, tuple(map(Path, files["images"])), tuple(map(Path, files["masks"])))
+                for name, files in parts[part].items()
+            ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path.parent}: split.json cannot be read: {error}") from None
     strange = [name for name in names if Path(name).name != name]
@@ -68,9 +91,8 @@ def seen_in_training(run: Path | None, dataset: Dataset) -> str:
     if split_file is None or not split_file.exists():
         return "images given to evaluate"
     parts = read_split(split_file)
-    parts.pop("problems", None)
-    used = {image for part in parts.values() for image, _ in part.values()}
-    seen = sum(str(pair.image.resolve()) in used for pair in dataset.pairs)
+    used = {pair.image for part in ("training", "validation") for pair in parts[part]}
+    seen = sum(pair.image.resolve() in used for pair in dataset.pairs)
     if not seen:
         return "images given to evaluate; none is a file that the model was trained on"
     words = f"{seen} of the {len(dataset)} images were used in training this model"
@@ -78,7 +100,11 @@ def seen_in_training(run: Path | None, dataset: Dataset) -> str:
     return f"images given to evaluate; {words}, so expect less on new ones"
 
 
-def _files(dataset: Dataset) -> dict[str, tuple[str, str]]:
+def _files(dataset: Dataset) -> dict[str, dict[str, list[str]]]:
     return {
-        pair.name: (str(pair.image.resolve()), str(pair.mask.resolve())) for pair in dataset.pairs
+        pair.name: {
+            "images": [str(path.resolve()) for path in pair.images],
+            "masks": [str(path.resolve()) for path in pair.masks],
+        }
+        for pair in dataset.pairs
     }

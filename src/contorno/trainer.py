@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from contorno.checkpoint import (
@@ -34,18 +36,21 @@ from contorno.config import Config, TrainingConfig
 from contorno.data.augment import augment
 from contorno.data.batches import Batch, Sampler
 from contorno.data.dataset import Dataset
+from contorno.data.labels import classify
 from contorno.engines import whole_image
 from contorno.engines.pytorch import PyTorchEngine, out_of_memory
 from contorno.errors import ConfigError, TrainingError
 from contorno.files import sha256
 from contorno.hardware import Hardware, use
-from contorno.losses import LOSSES
-from contorno.metrics import count
+from contorno.losses import loss_function, mse, targets
+from contorno.metrics import mean_dice
 from contorno.models import Segmenter, build_network
 from contorno.progress import warn
 from contorno.runlog import LOG, trim_log
 from contorno.schedule import Position, learning_rate
 from contorno.signals import StopRequest
+
+Array = NDArray[Any]
 
 
 class Trainer:
@@ -90,7 +95,10 @@ class Trainer:
             recipe.seed,
         )
         self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
-        self.loss = LOSSES[recipe.loss]
+        labels = training.labels
+        self.loss = loss_function(
+            recipe.loss, exclusive=labels.channels > 1 and not labels.multilabel
+        )
         self.saved_at, self.save_took = -math.inf, 0.0
 
     # One step
@@ -125,7 +133,8 @@ class Trainer:
                     piece = slice(start, start + self.position.micro_batch)
                     output = self.network(self.segmenter.normalise(images[piece]))
                     share = len(output) / len(images)
-                    loss = self.loss(output.float(), masks[piece]) * share
+                    target, valid = self.targets(masks[piece])
+                    loss = self.loss(output.float(), target, valid) * share
                     self.fabric.backward(loss)
                     total += loss.item()
                 return total
@@ -133,6 +142,13 @@ class Trainer:
                 if not out_of_memory(error):
                     raise
             self._halve()
+
+    def targets(self, masks: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Class maps (N, 1, h, w) as the loss wants them; see `losses.targets`."""
+        labels = self.training.labels
+        return targets(
+            masks, labels.channels, multilabel=labels.multilabel, ignore=bool(labels.ignored)
+        )
 
     def _halve(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -186,15 +202,26 @@ class Trainer:
     def validate(self, stop: StopRequest) -> tuple[float, float] | None:
         """Mean Dice per image and mean squared error over whole images; None when stopped."""
         scores, errors = [], []
+        labels = self.training.labels
         for index in range(len(self.validation)):
             if stop.requested:
                 return None
             image, truth = self.validation.read(index)
-            foreground = whole_image(self.engine, image)[0]  # (H, W)
-            target = truth > 0
-            scores.append(count(target, foreground >= 0.5).dice)
-            errors.append(float(np.square(foreground - target).mean()))
+            valid = labels.valid(truth)
+            if valid is not None and not valid.any():
+                continue  # nobody looked at this picture
+            found = whole_image(self.engine, image)  # (K, H, W)
+            classes = classify(found, labels, 0.5)
+            layers = zip(labels.layers(truth), labels.layers(classes), strict=True)
+            scores.append(mean_dice(layers, valid))
+            errors.append(self._squared_error(found, truth))
         return float(np.mean(scores)), float(np.mean(errors))
+
+    def _squared_error(self, found: Array, truth: Array) -> float:
+        """Mean squared difference of probabilities (K, H, W) and the truth, where it counts."""
+        masks = torch.from_numpy(np.ascontiguousarray(truth))[None, None].float()
+        target, valid = self.targets(masks)
+        return float(mse(torch.from_numpy(found)[None], target, valid))
 
     def keep_if_best(self, dice: float, error: float) -> bool:
         """Write the model file if Dice is the best, or as good with a smaller error."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contorno.data.dataset import Dataset
+from contorno.data.labels import IGNORE, MOST_LAYERS
 from contorno.resample import resize
 
 Array = NDArray[Any]
@@ -27,7 +28,10 @@ _CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isens
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, C, h, w) in file units, masks (N, 1, h, w) float 0..1, and their names."""
+    """Images (N, C, h, w) in file units, class maps (N, 1, h, w) float, and their names.
+
+    Resized masks of two classes are soft: shares of foreground from 0 to 1.
+    """
 
     images: Tensor
     masks: Tensor
@@ -84,7 +88,8 @@ class Sampler:
             image, mask = self.dataset.read(index)
             if self.crop is not None:
                 rng = self.rng(epoch, step, place)
-                image, mask = random_crop(image, mask, self.crop, rng)
+                multilabel = self.dataset.labels.multilabel
+                image, mask = random_crop(image, mask, self.crop, rng, multilabel=multilabel)
             examples.append((self.dataset.pairs[index].name, image, mask))
         return examples
 
@@ -95,13 +100,17 @@ class Sampler:
             masks = torch.from_numpy(np.stack([mask for _, _, mask in examples]))[:, None].float()
             return Batch(images, masks, names)
         sized = [resize(_channels_last(i[None]).float(), *self.size) for _, i, _ in examples]
-        soft = [  # soft edges between 0 and 1, as in R1
+        labels = self.dataset.labels
+        soft = labels.channels == 1 and not labels.ignored  # edges between 0 and 1, as in R1
+        sized_masks = [
             resize(
-                torch.from_numpy(np.require(mask, requirements="W"))[None, None].float(), *self.size
+                torch.from_numpy(np.require(mask, requirements="W"))[None, None].float(),
+                *self.size,
+                mode="bilinear" if soft else "nearest-exact",
             )
             for _, _, mask in examples
         ]
-        return Batch(torch.cat(sized), torch.cat(soft), names)
+        return Batch(torch.cat(sized), torch.cat(sized_masks), names)
 
 
 @lru_cache(maxsize=4)  # a pass may be long, and every batch asks for its part of the order
@@ -111,13 +120,16 @@ def _order(seed: int, number: int, count: int) -> Array:
 
 
 def random_crop(
-    image: Array, mask: Array, size: int, rng: np.random.Generator
+    image: Array, mask: Array, size: int, rng: np.random.Generator, *, multilabel: bool = False
 ) -> tuple[Array, Array]:
-    """A square crop of image (H, W, C) and mask (H, W); smaller ones are mirrored to the size."""
+    """A square crop of image (H, W, C) and class map (H, W); smaller ones are mirrored to the size.
+
+    One of three is centred on a pixel of a class, each class of the picture being as likely.
+    """
     height, width = mask.shape
     centre: tuple[int, int] | None = None
     if rng.random() < _CENTRED:
-        foreground = np.flatnonzero(mask)
+        foreground = np.flatnonzero(_one_class(mask, rng, multilabel=multilabel))
         if len(foreground):
             y, x = divmod(int(foreground[rng.integers(len(foreground))]), width)
             centre = (y, x)
@@ -138,6 +150,18 @@ def random_crop(
         image = np.pad(image, (*around, (0, 0)), mode="reflect")
         mask = np.pad(mask, around, mode="reflect")
     return image, mask
+
+
+def _one_class(mask: Array, rng: np.random.Generator, *, multilabel: bool) -> Array:
+    """Where a class drawn from those in a class map is."""
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1))
+    if multilabel:
+        bits = [k for k in range(MOST_LAYERS) if (values >> k & 1).any()]
+        return np.asarray(mask >> bits[rng.integers(len(bits))] & 1) if bits else mask
+    present = [int(v) for v in values if v not in (0, IGNORE)]
+    if len(present) > 1:  # two classes need no draw
+        return np.asarray(mask == present[rng.integers(len(present))])
+    return np.asarray(mask == present[0]) if present else np.zeros_like(mask)
 
 
 def _channels_last(images: Array) -> Tensor:

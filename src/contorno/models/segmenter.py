@@ -24,18 +24,27 @@ class Segmenter(nn.Module):
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network
         self.size = preprocessing.size
         self.output = preprocessing.output
+        self.clip = preprocessing.low is not None
+        if preprocessing.low is not None and preprocessing.high is not None:
+            self.register_buffer("low", torch.tensor(preprocessing.low).view(1, -1, 1, 1))
+            self.register_buffer("high", torch.tensor(preprocessing.high).view(1, -1, 1, 1))
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
         """(N, C, H, W) raw values to what the network wants."""
-        return (images.float() - self.mean) / self.std
+        images = images.float()
+        if self.clip:
+            images = images.clamp(self.low, self.high)
+        return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) raw values to (N, K, H, W) float32 probabilities."""

@@ -1,0 +1,100 @@
+"""The same pictures as 8-bit PNG, and as 16-bit, float and 5-channel TIFF: the same masks?
+
+    python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS [--epochs 10] [--images 120]
+
+Writes the versions of the set's pictures to RUNS, trains on each with the same seed and steps, and
+scores on the test list. Writes benchmarks/results/depths.json; then run benchmarks/page.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from page import RESULTS, machine
+from PIL import Image
+
+VERSIONS: dict[str, Callable[[Any], Any]] = {
+    "8-bit": lambda rgb: rgb,
+    "16-bit": lambda rgb: rgb.astype(np.uint16) * 257,
+    "float": lambda rgb: rgb.astype(np.float32) / 255,
+    "5 channels": lambda rgb: np.concatenate([rgb, rgb[..., :2]], axis=-1),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    train, test = (
+        (options.data / f"split_{part}.txt").read_text().split() for part in ("train", "test")
+    )
+    train = train[: options.images]
+    (options.out).mkdir(parents=True, exist_ok=True)
+    (options.out / "train.txt").write_text("\n".join(train))
+    (options.out / "test.txt").write_text("\n".join(test))
+    rows: dict[str, Any] = {name: {} for name in VERSIONS}
+    for seed in options.seeds:
+        for name, change in VERSIONS.items():
+            folder = options.out / name.replace(" ", "-")
+            write(options.data, folder, [*train, *test], change, tiff=name != "8-bit")
+            rows[name][seed] = measure(options, folder, seed)
+            print(name, seed, rows[name][seed], flush=True)
+    results = {
+        "machine": machine(),
+        "epochs": options.epochs,
+        "train_images": len(train),
+        "test_images": len(test),
+        "dice": rows,
+    }
+    (RESULTS / "depths.json").write_text(json.dumps(results, indent=1))
+
+
+def write(data: Path, folder: Path, stems: list[str], change: Any, *, tiff: bool) -> None:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for stem in stems:
+        rgb = np.asarray(Image.open(data / "images" / f"{stem}.png").convert("RGB"))
+        if tiff:
+            picture = change(rgb)
+            target = folder / "images" / f"{stem}.tif"
+            photometric = "rgb" if picture.shape[2] == 3 else "minisblack"
+            tifffile.imwrite(
+                target, picture, photometric=photometric, planarconfig="contig", compression="zstd"
+            )
+        else:
+            Image.fromarray(change(rgb)).save(folder / "images" / f"{stem}.png")
+
+
+def measure(options: argparse.Namespace, folder: Path, seed: int) -> float:
+    """Mean Dice on the test list of a model trained on this version."""
+    run = folder / f"run{seed}"
+    pairs = [str(folder / "images"), str(options.data / "masks"), "--files"]
+    contorno(
+        *("train", *pairs, str(options.out / "train.txt"), "--out", str(run)),
+        *("--epochs", str(options.epochs), "--seed", str(seed)),
+        *("--widths", "16,32,64,128,256"),
+    )
+    contorno(
+        *("evaluate", str(run), *pairs, str(options.out / "test.txt"), "--out", str(run / "test"))
+    )
+    results = json.loads((run / "test/results.json").read_text())
+    return float(results["per_image"]["dice"]["mean"])
+
+
+def contorno(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "contorno", *words], check=True)
+
+
+if __name__ == "__main__":
+    main()

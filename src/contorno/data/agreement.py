@@ -1,0 +1,335 @@
+"""Whether the pairs of a set agree: one image type, one kind of mask, one coding.
+
+What is left is good to train on; every pair that is left out is a problem with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from contorno.data.coding import (
+    Evidence,
+    MaskFacts,
+    MasksError,
+    decide,
+    gather,
+    labelled,
+    overlap,
+    value_word,
+)
+from contorno.data.facts import Facts
+from contorno.data.labels import Labels, Row, misread
+from contorno.data.pairs import Pair
+from contorno.errors import InputError, Problem
+from contorno.images import ImageError, as_channels, read_channels
+
+Good = list[tuple[Pair, Facts]]
+_SOFT = 8  # values: more come from compression or soft edges
+_STRAY = 1e-3  # of the pixels of a mask
+_SMOOTH = 64  # values: fewer are no photograph
+_LEAST = 0.2  # of one mask's pixels beside the commonest class must be near the classes' values
+_GREY_IN_COLOUR = 3  # channels: grey pictures among such ones are repeated
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures and masks are to be read.
+
+    Args:
+        foreground, classes, ignore: see `coding.decide`.
+        layers: names of overlapping classes, in the order of each pair's masks; empty otherwise.
+        pages: whether the pages of a TIFF are channels.
+        upright: whether to apply EXIF rotations where sizes cannot tell; None: as most of the
+            pairs in which they can.
+    """
+
+    foreground: str = "bright"
+    classes: str | None = None
+    ignore: str | None = None
+    layers: tuple[str, ...] = ()
+    pages: bool = False
+    upright: bool | None = None
+
+
+def usable_pairs(
+    good: Good,
+    problems: list[Problem],
+    *,
+    channels: int | None = None,
+    dtype: str | None = None,
+    labels: Labels | None = None,
+) -> Good:
+    """Keep the pairs of one image type, of channels that fit and of one kind of mask."""
+    if not good:
+        return good
+    good = _uniform(good, problems, channels, dtype)
+    for layer in range(len(good[0][1].masks)) if good else ():
+        part = labels.parts[layer] if labels and labels.multilabel else labels
+        good = _one_kind(good, problems, layer, None if part is None else part.kind)
+        good = _one_palette(good, problems, layer)
+    return good
+
+
+def understand(
+    masks: Sequence[tuple[MaskFacts, ...]], reading: Reading, labels: Labels | None = None
+) -> Labels:
+    """What the masks mean; an earlier decision stands if these masks are coded like it.
+
+    Raises:
+        InputError: masks that are no labels, or hold other classes than the earlier decision.
+        ConfigError: options that name values which no mask has.
+    """
+    if not reading.layers and (labels is None or not labels.multilabel):
+        return _understand([one[0] for one in masks], reading, labels)
+    if labels is not None and labels.names != reading.layers:
+        raise InputError(
+            f"the masks have classes {', '.join(reading.layers) or 'in one folder'}; the model has "
+            f"{', '.join(labels.names)}. Give the same with --masks NAME=FOLDER"
+        )
+    parts = {}
+    for layer, name in enumerate(reading.layers):
+        part = labels.parts[layer] if labels else None
+        own = [one[layer] for one in masks]
+        try:
+            parts[name] = _understand(own, reading, part)
+        except MasksError as error:
+            if error.kind != "one-value" or any(own[0].counts):
+                raise
+            parts[name] = Labels()  # all empty: read as the others would be
+    return overlap(parts)
+
+
+def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | None) -> Labels:
+    seen = gather(masks)
+    kind = common_kind(masks, "grey" if labels is None else labels.kind)
+    asked = reading.foreground != "bright" or reading.classes or reading.ignore
+    if labels is not None and not asked:
+        alike = (labels.kind == "colour") == (kind == "colour")
+        if alike and (labels.reads(seen.counts) or len(seen.counts) == 1):
+            return labels.model_copy(update={"table": _retold(labels, seen)})
+    foreground = reading.foreground
+    if labels is not None and foreground == "bright" and labels.values[0] > labels.values[1]:
+        foreground = "dark"
+    take = partial(
+        decide,
+        foreground=foreground,
+        classes=reading.classes,
+        ignore=reading.ignore,
+        kind=kind,
+        palette=next((facts.palette for facts in masks if facts.palette), ()),
+    )
+    try:
+        decided = take(seen)
+    except MasksError:
+        clear = [facts for facts in masks if len(facts.counts) < _SMOOTH]
+        if not len(masks) / 2 < len(clear) < len(masks):
+            raise
+        decided = take(gather(clear))  # the rest is told of one by one
+    if labels is not None and len(decided.names) != len(labels.names):
+        raise InputError(
+            f"these masks hold {len(decided.names)} classes ({decided.note}); the model has "
+            f"{len(labels.names)} ({labels.note}). Say which value is which: --classes"
+        )
+    return decided
+
+
+def _retold(labels: Labels, seen: Evidence) -> tuple[Row, ...]:
+    """The table of an earlier decision with the shares of these masks."""
+    by_value = {str(v): v for v in seen.counts} | {f"#{v:06x}": v for v in seen.counts}
+    return tuple(
+        row.model_copy(
+            update={
+                "share": seen.share([by_value[row.value]]) if row.value in by_value else 0.0,
+                "images": seen.images.get(by_value.get(row.value, -1), 0),
+            }
+        )
+        for row in labels.table
+    )
+
+
+def _uniform(good: Good, problems: list[Problem], channels: int | None, dtype: str | None) -> Good:
+    whose = "as the model was trained on" if dtype else "as most of the others"
+    dtype = dtype or Counter(facts.dtype for _, facts in good).most_common(1)[0][0]
+    channels = channels or common_channels([facts for _, facts in good])
+    kept = []
+    for pair, facts in good:
+        if facts.dtype != dtype:
+            problems.append(
+                Problem(
+                    str(pair.image),
+                    f"an image of type {facts.dtype}",
+                    f"{dtype}, {whose}",
+                    f"convert it to {dtype}",
+                    "mixed-type",
+                )
+            )
+        elif not _fits(pair, facts, channels):
+            problems.append(
+                Problem(
+                    str(pair.image),
+                    f"an image of {facts.shape[2]} channel(s)",
+                    f"{channels}, {whose}",
+                    f"convert it to {channels} channel(s)",
+                    "mixed-channels",
+                )
+            )
+        else:
+            kept.append((pair, facts))
+    return kept
+
+
+def _fits(pair: Pair, facts: Facts, channels: int) -> bool:
+    """Whether `as_channels` takes the image without loss."""
+    have = facts.shape[2]
+    if have == channels or (have == 1 and channels == _GREY_IN_COLOUR):
+        return True
+    if have != _GREY_IN_COLOUR or channels != 1:
+        return False
+    try:  # colour that is grey after all; rare enough to be read again
+        as_channels(read_channels(pair.images).array, channels)
+    except ImageError:
+        return False
+    return True
+
+
+def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None) -> Good:
+    """Leave out masks of another kind than most; bring those without any colour in line."""
+    kind = common_kind([facts.masks[layer] for _, facts in good], kind or "grey")
+    kept = []
+    for pair, facts in good:
+        mask = facts.masks[layer]
+        if mask.kind != kind and len(mask.counts) > 1:
+            problems.append(
+                Problem(
+                    str(pair.masks[layer]),
+                    f"a {mask.kind} mask",
+                    f"a {kind} mask, as most of the others",
+                    "save it like those",
+                    "mixed-kinds",
+                )
+            )
+            continue
+        if mask.kind == "grey" and kind == "colour":
+            mask = replace(mask, counts={v * 0x010101: n for v, n in mask.counts.items()})
+        masks = tuple(mask if i == layer else m for i, m in enumerate(facts.masks))
+        kept.append((pair, replace(facts, masks=masks)))
+    return kept
+
+
+def _one_palette(good: Good, problems: list[Problem], layer: int) -> Good:
+    """Leave out masks whose palette holds the others' colours in another order.
+
+    Indices are what counts; but white as 0 in one mask and as 1 in the rest is surely no choice.
+    """
+    own_of = [_indices(facts.masks[layer]) for _, facts in good]
+    votes: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
+    for own in own_of:
+        for colour, index in own.items():
+            votes[colour][index] += 1
+    index_of = {colour: counted.most_common(1)[0][0] for colour, counted in votes.items()}
+    kept = []
+    for (pair, facts), own in zip(good, own_of, strict=True):
+        moved = [c for c, index in own.items() if index_of.get(c, index) != index]
+        if moved:
+            problems.append(
+                Problem(
+                    str(pair.masks[layer]),
+                    f"a palette in which colour {moved[0]} is index {own[moved[0]]}",
+                    f"index {index_of[moved[0]]}, as in the other masks",
+                    "save all masks with one palette, or as grey values",
+                    "mixed-palette",
+                )
+            )
+            continue
+        kept.append((pair, facts))
+    return kept
+
+
+def _indices(mask: MaskFacts) -> dict[tuple[int, ...], int]:
+    """Index of each colour that a palette mask uses."""
+    return {mask.palette[3 * i : 3 * i + 3]: i for i in mask.counts} if mask.palette else {}
+
+
+def well_read(good: Good, problems: list[Problem], labels: Labels) -> Good:
+    """Keep the masks that are coded like the others, such as no 0/1 among 0/255."""
+    kept = []
+    for pair, facts in good:
+        wrong = [
+            wrong
+            for part, mask, path in zip(
+                labels.parts or (labels,), facts.masks, pair.masks, strict=True
+            )
+            if (wrong := _coded_otherwise(part, mask, str(path)))
+        ]
+        problems += wrong
+        if not wrong:
+            kept.append((pair, facts))
+    return kept
+
+
+def _coded_otherwise(labels: Labels, mask: MaskFacts, path: str) -> Problem | None:
+    known = dict(labels.lookup)
+    if misread(labels, mask.counts):
+        return _other_coding(path, labels, mask)
+    strange = [v for v in mask.counts if v not in known]
+    drawn = [v for v in strange if (mask.solid or mask.counts).get(v, 0) > 0.05 * mask.counts[v]]
+    if labels.others == "foreground" or not strange:
+        return None
+    if len(mask.counts) > _SOFT and labels.kind != "palette":
+        seen = gather([mask])
+        if labelled(seen, known, labels.kind, least=_LEAST) or len(mask.counts) < _SMOOTH:
+            return None
+        return Problem(
+            path,
+            f"{len(mask.counts)} different values, most of them far from those of the classes",
+            f"the values {_listed(known, labels.kind)}",
+            "check that it is a mask, and no photograph or heat map",
+            "not-labels",
+        )
+    if not drawn:
+        return None
+    value = max(drawn, key=lambda v: mask.counts[v])
+    share = mask.counts[value] / sum(mask.counts.values())
+    if len(mask.counts) == len(labels.names) == 2:
+        if share < _STRAY:  # one pixel at the edge of a soft mask, say
+            return None
+        return _other_coding(path, labels, mask)
+    return Problem(
+        path,
+        f"value {value_word(value, labels.kind)} ({100 * share:.3g}% of its pixels), which is no "
+        "class",
+        f"the values {_listed(known, labels.kind)}",
+        "name it in --classes, --ignore it, or correct the mask",
+        "undeclared-value",
+    )
+
+
+def _other_coding(path: str, labels: Labels, mask: MaskFacts) -> Problem:
+    return Problem(
+        path,
+        f"values {_listed(mask.counts, labels.kind)}",
+        f"masks coded like the others, with {_listed(dict(labels.lookup), labels.kind)}",
+        "save it with the values of the others",
+        "other-coding",
+    )
+
+
+def _listed(values: Iterable[int], kind: str) -> str:
+    ordered = sorted(values)
+    words = ", ".join(value_word(value, kind) for value in ordered[:8])
+    return words + (" ..." if len(ordered) > 8 else "")
+
+
+def common_channels(facts: Iterable[Facts]) -> int:
+    """The commonest number of channels, or 3 where grey and colour are mixed."""
+    counts = Counter(f.shape[2] for f in facts)
+    return 3 if set(counts) == {1, 3} else counts.most_common(1)[0][0]
+
+
+def common_kind(masks: Iterable[MaskFacts], default: str) -> str:
+    """The commonest kind of mask; one of a single value tells nothing, whatever it is saved as."""
+    kinds = Counter(mask.kind for mask in masks if len(mask.counts) > 1).most_common(1)
+    return kinds[0][0] if kinds else default

@@ -1,0 +1,422 @@
+"""The doctor: what looks wrong in a set of pairs, or will hurt, before anything is trained.
+
+Reads every file once, in parallel, and keeps a few numbers of each. What makes a pair unusable is
+found by `facts` and `agreement`; here is what only the whole set shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from contorno.data.agreement import Good, Reading, understand, usable_pairs, well_read
+from contorno.data.coding import MasksError, gather
+from contorno.data.duplicates import near, same
+from contorno.data.facts import examine, in_order
+from contorno.data.groups import Grouping, by_pattern, guess, joined
+from contorno.data.labels import Labels
+from contorno.data.pairs import Pair
+from contorno.errors import Problem
+from contorno.images import ImageError, read_channels, read_raw_mask
+
+_FEW = 10  # pairs: fewer cannot tell how well a model does
+_INVERTED = 0.9  # share of foreground from which masks look the wrong way round
+_RARE = 1e-3  # share of the pixels
+_STRAYS = 16  # values: more come from soft edges or compression
+_SOFT = 0.01  # share of the pixels: more than a few strays
+_OTHER_UNITS = 128  # times another range
+
+
+@dataclass
+class Checked:
+    """What was found in a set.
+
+    Args:
+        good: the usable pairs with their facts.
+        labels: what the masks mean; None where nothing could be decided.
+        findings: everything that is wrong, looks wrong or is worth knowing.
+        grouping: which pairs belong together; None where nothing says so.
+    """
+
+    good: Good = field(default_factory=list)
+    labels: Labels | None = None
+    findings: list[Problem] = field(default_factory=list)
+    grouping: Grouping | None = None
+
+
+def check(
+    pairs: Sequence[Pair],
+    *,
+    workers: int,
+    reading: Reading,
+    validation: Collection[str] = (),
+    pattern: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Checked:
+    """Look at every pair, then at the set.
+
+    Args:
+        pairs: from `pairs.find_pairs`.
+        workers: threads that decode.
+        reading: what the user said of pictures and masks.
+        validation: names that validate, where a split is given.
+        pattern: regular expression that finds the group in a name.
+        advance: called after each pair.
+    """
+    done = Checked()
+    good: Good = []
+    look = partial(examine, pages=reading.pages, upright=bool(reading.upright))
+    for pair, result in in_order(pairs, look, workers):
+        advance()
+        if isinstance(result, list):
+            done.findings += result
+        else:
+            done.findings += result.facts.findings
+            good.append((pair, replace(result.facts, findings=())))
+    good = usable_pairs(good, done.findings)
+    try:
+        if good:
+            done.labels = understand([facts.masks for _, facts in good], reading)
+            good = well_read(good, done.findings, done.labels)
+    except MasksError as error:
+        place = str(good[0][0].mask.parent)
+        words, _, fix = str(error).partition(". ")
+        done.findings.append(Problem(place, words, "labels", fix or words, error.kind))
+    done.good = good
+    findings, done.grouping = look_at_set(good, done.labels, validation=validation, pattern=pattern)
+    done.findings += findings
+    return done
+
+
+def look_at_set(
+    good: Good,
+    labels: Labels | None,
+    *,
+    validation: Collection[str] = (),
+    pattern: str | None = None,
+) -> tuple[list[Problem], Grouping | None]:
+    """Findings of the set, and which pairs must stay on one side of a split."""
+    if not good:
+        return [], None
+    findings = [*_size_of_set(good), *_ranges(good)]
+    if labels is not None:
+        findings += [*_balance(good, labels, validation), *_codings(good, labels)]
+    names = [pair.name for pair, _ in good]
+    grouping = by_pattern(names, pattern) if pattern else guess(names)
+    if grouping is not None:
+        findings.append(_groups_found(good, grouping, asked=pattern is not None))
+    equal, alike = _copies(good)
+    findings += _duplicates(good, equal, alike, validation)
+    if grouping is not None and validation:
+        findings += _group_leaks(good, grouping, validation)
+    together = [(names[i], names[j]) for i, j, _ in [*equal, *alike]]
+    return findings, joined(names, grouping, together)
+
+
+# The set
+
+
+def _size_of_set(good: Good) -> Iterator[Problem]:
+    place = str(good[0][0].image.parent)
+    if len(good) == 1:
+        yield Problem(
+            place,
+            "one usable pair only",
+            "at least two: one to train on and one to validate",
+            "add pairs, or cut the picture into pieces",
+            "one-image",
+        )
+    elif len(good) < _FEW:
+        yield Problem(
+            place,
+            f"{len(good)} usable pairs",
+            f"{_FEW} or more, to know how well a model does",
+            "nothing; more pairs make the figures surer",
+            "few-images",
+            "note",
+        )
+
+
+def _ranges(good: Good) -> Iterator[Problem]:
+    """Pictures in other units than most, such as 0 to 1 among 0 to 255."""
+    typical = float(np.median([facts.high for _, facts in good]))
+    for pair, facts in good:
+        small = 0 < facts.high * _OTHER_UNITS < typical
+        large = 0 < typical * _OTHER_UNITS < facts.high
+        if small or large:
+            yield Problem(
+                str(pair.image),
+                f"values from {facts.low:g} to {facts.high:g}",
+                f"about as in the others, whose largest value is {typical:g} (median)",
+                "save all images in the same units",
+                "other-range",
+                "warning",
+            )
+
+
+def _balance(good: Good, labels: Labels, validation: Collection[str]) -> Iterator[Problem]:
+    """How much of each class there is, and where."""
+    place = str(good[0][0].mask.parent)
+    pixels = np.array([facts.class_pixels(labels) for _, facts in good])  # (pairs, K)
+    whole = sum(facts.pixels for _, facts in good)
+    empty = int((pixels.sum(axis=1) == 0).sum())
+    if empty:
+        yield Problem(
+            place,
+            f"{empty} of {len(good)} masks ({100 * empty / len(good):.3g}%) are empty",
+            "masks with objects",
+            "nothing, if these pictures hold none: they teach what to leave out",
+            "empty-masks",
+            "note",
+        )
+    shares = pixels.sum(axis=0) / whole
+    if len(labels.scored) == 1 and shares[0] > _INVERTED:
+        yield Problem(
+            place,
+            f"{100 * shares[0]:.3g}% of the pixels are foreground ({labels.note})",
+            f"at most {100 * _INVERTED:g}%",
+            "if background and foreground are the wrong way round: --foreground dark",
+            "inverted",
+            "warning",
+        )
+    lookups = [dict(part.lookup) for part in labels.parts or (labels,)]
+    if not labels.multilabel and not any(
+        lookups[0].get(v) == 0 for _, facts in good for v in facts.masks[0].counts
+    ):
+        yield _class_missing(place, labels.names[0])
+    validates = np.array([pair.name in set(validation) for pair, _ in good])
+    for name, share, present in zip(labels.scored, shares, (pixels > 0).T, strict=True):
+        if not present.any():
+            yield _class_missing(place, name)
+            continue
+        if validates.any() and not (present & validates).any():
+            yield Problem(
+                place,
+                f"no mask of the validation part holds the class {name!r}",
+                "at least one: else nothing says whether it is learnt",
+                f"move one of its {int(present.sum())} pictures to the validation part",
+                "class-not-in-validation",
+                "warning",
+            )
+        if share < _RARE or (present.sum() == 1 and len(good) >= _FEW):
+            yield Problem(
+                place,
+                f"the class {name!r} has {100 * share:.2g}% of the pixels, in "
+                f"{int(present.sum())} mask(s)",
+                "enough to learn from",
+                "add pictures of it if it matters",
+                "rare-class",
+                "note",
+            )
+    masks = {facts.check[1] for _, facts in good}
+    if len(masks) == 1 and len(good) > 1 and pixels[0].sum():
+        yield Problem(
+            place,
+            "all masks are the same picture",
+            "a mask for each image",
+            "check how the masks were exported",
+            "identical-masks",
+            "warning",
+        )
+
+
+def _class_missing(place: str, name: str) -> Problem:
+    return Problem(
+        place,
+        f"no mask holds the class {name!r}",
+        "at least one",
+        "correct --classes, or add pictures of it",
+        "class-missing",
+        "warning",
+    )
+
+
+def _codings(good: Good, labels: Labels) -> Iterator[Problem]:
+    for layer, part in enumerate(labels.parts or (labels,)):
+        place = str(good[0][0].masks[layer].parent)
+        seen = gather([facts.masks[layer] for _, facts in good])
+        others = [v for v in seen.counts if v not in dict(part.lookup)]
+        if part.others == "foreground" and "asked" not in part.note:
+            yield Problem(
+                place,
+                f"the values look like numbers of objects (up to {max(seen.counts)})",
+                "values of classes",
+                "nothing, if all of them are foreground; else name the classes: --classes",
+                "instance-ids",
+                "warning",
+            )
+        elif others:
+            soft = len(others) > _STRAYS or seen.share(others) > _SOFT
+            soft = soft or max(seen.images[v] for v in others) > len(good) / 2
+            yield Problem(
+                place,
+                f"{len(others)} values besides those of the classes "
+                f"({100 * seen.share(others):.2g}% of the pixels)",
+                "the values of the classes",
+                "nothing: each goes to the nearest class",
+                "soft-masks" if soft else "stray-values",
+                "note",
+            )
+        if part.ignored:
+            yield Problem(
+                place,
+                f"value {part.ignored[0]} ({100 * seen.share(part.ignored):.2g}% of the pixels) is "
+                "ignored: neither learnt nor scored",
+                "classes",
+                f'nothing, or name it if it is a class: --classes "...,name={part.ignored[0]}"',
+                "ignored",
+                "note",
+            )
+
+
+# Copies
+
+
+Copy = tuple[int, int, str]  # two pairs, and how the second is a copy of the first
+
+
+def _copies(good: Good) -> tuple[list[Copy], list[Copy]]:
+    """Pictures that are the same to the bit, and those that are nearly."""
+    equal: list[Copy] = []
+    for indices in same([facts.check[0] for _, facts in good]):
+        first = indices[0]
+        equal += [(first, i, "the same picture") for i in indices[1:] if _same(good, first, i)]
+    twins = {j for _, j, _ in equal}  # their copies are told of once
+    flat = {i for i, (_, facts) in enumerate(good) if facts.low == facts.high}
+    others = [i for i in range(len(good)) if i not in twins | flat]
+    alike: list[Copy] = []
+    if others:
+        found = near(np.stack([good[i][1].thumbnail for i in others]))
+        alike = [(others[i], others[j], how) for i, j, how in found]
+    return [(i, j, how) for i, j, how in equal if i not in flat], alike
+
+
+def _same(good: Good, first: int, second: int) -> bool:
+    """Decoded anew: checksums may agree by chance."""
+    try:
+        one, two = (read_channels(good[i][0].images).array for i in (first, second))
+    except ImageError:
+        return False
+    return np.array_equal(one, two)
+
+
+def _duplicates(
+    good: Good, equal: Sequence[Copy], alike: Sequence[Copy], validation: Collection[str]
+) -> Iterator[Problem]:
+    for i, j, how in [*equal, *alike]:
+        (one, facts), (two, other) = good[i], good[j]
+        exact = how == "the same picture"
+        if (one.name in validation) != (two.name in validation):
+            yield Problem(
+                str(two.image),
+                f"{how} as {one.image.name}, and only one of them validates",
+                "no picture in both parts of the split",
+                "move one of them: the validation figures are too good like this",
+                "leak",
+                "warning",
+            )
+        differ = exact and facts.check[1] != other.check[1] and not _same_masks(one, two)
+        if differ:
+            yield Problem(
+                str(two.image),
+                f"the same picture as {one.image.name}, with another mask",
+                "one mask for each picture",
+                "keep the right one",
+                "other-mask",
+                "warning",
+            )
+        else:
+            yield Problem(
+                str(two.image),
+                f"{how} as {one.image.name}" if exact else f"like {one.image.name}: {how}",
+                "each picture once",
+                "remove one of them; until then they stay on one side of the split",
+                "duplicate-image" if exact else "near-duplicate",
+                "warning",
+            )
+
+
+def _same_masks(one: Pair, two: Pair) -> bool:
+    return all(
+        np.array_equal(read_raw_mask(a).values, read_raw_mask(b).values)
+        for a, b in zip(one.masks, two.masks, strict=True)
+    )
+
+
+# Groups
+
+
+def _groups_found(good: Good, grouping: Grouping, *, asked: bool) -> Problem:
+    sizes = Counter(grouping.of.values())
+    return Problem(
+        str(good[0][0].image.parent),
+        f"{len(sizes)} groups ({grouping.rule}), of {min(sizes.values())} to "
+        f"{max(sizes.values())} pairs",
+        "groups on one side of the split",
+        "nothing: a group is never parted" + ("" if asked else "; --group REGEX for other groups"),
+        "groups",
+        "note",
+    )
+
+
+def _group_leaks(good: Good, grouping: Grouping, validation: Collection[str]) -> Iterator[Problem]:
+    sides: Mapping[str, set[bool]] = defaultdict(set)
+    for name, group in grouping.of.items():
+        sides[group].add(name in validation)
+    for group in sorted(g for g, both in sides.items() if len(both) == 2):
+        members = [pair for pair, _ in good if grouping.of.get(pair.name) == group]
+        inside = sum(pair.name in validation for pair in members)
+        yield Problem(
+            str(members[0].image),
+            f"group {group!r} has {inside} pair(s) in the validation part and "
+            f"{len(members) - inside} in the training part",
+            "each group on one side",
+            "move the group to one side: the validation figures are too good like this",
+            "leak",
+            "warning",
+        )
+
+
+# In words and numbers
+
+
+def sizes(good: Good) -> dict[str, Any]:
+    """Smallest, median and largest width and height; channels and type."""
+    if not good:
+        return {}
+    shapes = np.array([facts.shape for _, facts in good])
+    return {
+        "smallest": [int(shapes[:, 1].min()), int(shapes[:, 0].min())],
+        "median": [int(np.median(shapes[:, 1])), int(np.median(shapes[:, 0]))],
+        "largest": [int(shapes[:, 1].max()), int(shapes[:, 0].max())],
+        "channels": sorted({int(c) for c in shapes[:, 2]}),
+        "dtype": good[0][1].dtype,
+    }
+
+
+def suggestions(done: Checked) -> list[str]:
+    """What to do next, the most important first."""
+    kinds = Counter(f.kind for f in done.findings if f.severity != "note")
+    words = []
+    if not done.good:
+        return ["Nothing can be trained on yet: mend the errors above and check again."]
+    if errors := sum(f.severity == "error" for f in done.findings):
+        words.append(
+            f"{errors} error(s): such pairs are left out of training; {len(done.good)} remain."
+        )
+    if kinds["leak"]:
+        words.append("The split leaks: leave it to contorno, or move the pairs named above.")
+    if kinds["duplicate-image"] or kinds["near-duplicate"] or kinds["other-mask"]:
+        words.append("Remove copies, so that no picture counts twice.")
+    if done.labels is not None and done.labels.others == "foreground":
+        words.append("Objects that touch become one in a mask of two classes.")
+    if len(done.good) < 2 * _FEW:
+        words.append("With few pairs, give --time 20m or more and look at the report's pictures.")
+    if not words:
+        words.append("Nothing stands in the way of contorno train.")
+    return words
