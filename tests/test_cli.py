@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,6 +222,31 @@ def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
     assert debug.returncode != 0
     assert "Traceback" in debug.stderr
     assert "find_pairs" in debug.stderr
+
+
+def test_check_prints_writes_and_ends_with_what_it_found(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [str(data / "images"), str(data / "masks")]
+    assert main(["check", *pairs, "--json", "-"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["good"] == printed["pairs"]
+    page, file = tmp_path / "check.html", tmp_path / "check.json"
+    shutil.copytree(data, tmp_path / "copy")
+    broken = next((tmp_path / "copy" / "masks").iterdir())
+    broken.write_bytes(broken.read_bytes()[:60])
+    pairs = [str(tmp_path / "copy" / part) for part in ("images", "masks")]
+    assert main(["check", *pairs, "--json", str(file), "--page", str(page)]) == 1
+    said = capsys.readouterr()
+    assert "error: " in said.out
+    assert "damaged" in said.out
+    assert "Traceback" not in said.out + said.err
+    written = json.loads(file.read_text())
+    assert written["good"] == written["pairs"] - 1
+    assert "damaged" in page.read_text()
+    for mask in (tmp_path / "copy" / "masks").iterdir():
+        mask.write_bytes(b"")
+    assert main(["check", *pairs]) == 2
 
 
 def test_ctrl_c_before_training(

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contorno import decoding
+from contorno import decoded
 from contorno.decoding import ImageError, decode
 from contorno.images import read_image, read_picture, read_raw_mask
 
@@ -505,7 +505,7 @@ def test_large_pictures_are_copied_in_bands(
         path = stored(tmp_path, data)
         whole = read_image(path)
         for band in (1, 80, 999, 80 * 64):
-            monkeypatch.setattr(decoding, "_BAND", band)
+            monkeypatch.setattr(decoded, "_BAND", band)
             assert np.array_equal(read_image(path), whole)
 
 
@@ -533,10 +533,10 @@ def test_size_is_checked_first(
         monkeypatch.setattr(imagecodecs, decoder, None)
     monkeypatch.setattr(Image.Image, "load", None)
     monkeypatch.setattr(tifffile.TiffPage, "asarray", None)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 80 * 64 - 1)
+    monkeypatch.setattr(decoded, "MAX_PIXELS", 80 * 64 - 1)
     assert problem(path) == ("too-large", "80 x 64 pixels")
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 80 * 64)
-    monkeypatch.setattr(decoding, "MAX_BYTES", len(data))
+    monkeypatch.setattr(decoded, "MAX_PIXELS", 80 * 64)
+    monkeypatch.setattr(decoded, "MAX_BYTES", len(data))
     if len(data) < 80 * 64:
         assert problem(path)[0] == "too-large"
 
@@ -544,11 +544,11 @@ def test_size_is_checked_first(
 def test_pages_together_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiff(np.zeros((9, 64, 80), np.uint8), photometric="minisblack", compression="zlib")
     path = stored(tmp_path, data)
-    monkeypatch.setattr(decoding, "MAX_BYTES", 9 * 64 * 80 - 1)
+    monkeypatch.setattr(decoded, "MAX_BYTES", 9 * 64 * 80 - 1)
     assert problem(path, pages=True) == ("too-large", "46,080 bytes when decoded")
-    monkeypatch.setattr(decoding, "MAX_BYTES", 9 * 64 * 80)
+    monkeypatch.setattr(decoded, "MAX_BYTES", 9 * 64 * 80)
     assert read_image(path, pages=True).shape == (64, 80, 9)
-    monkeypatch.setattr(decoding, "MAX_BYTES", len(data) - 1)
+    monkeypatch.setattr(decoded, "MAX_BYTES", len(data) - 1)
     assert problem(path) == ("too-large", f"{len(data):,} bytes")
 
 

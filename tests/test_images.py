@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageOps
 
-from contorno import decoding
+from contorno import decoded
 from contorno.errors import InputError
 from contorno.images import (
     ImageError,
@@ -572,9 +572,9 @@ def test_several_pages_are_refused_with_a_way_to_go_on(tmp_path: Path) -> None:
 def test_a_picture_that_is_too_large_is_not_decoded(
     data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 220)
+    monkeypatch.setattr(decoded, "MAX_PIXELS", 220)
     assert raised(stored(tmp_path / "x", data)) == "17 x 13 pixels"
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 221)
+    monkeypatch.setattr(decoded, "MAX_PIXELS", 221)
     read_image(tmp_path / "x")
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from making import Array, save, save_palette
 from PIL import Image
 
-from contorno.data.coding import Evidence, decide, gather, look_at, overlap
+from contorno.data.coding import decide, overlap
 from contorno.data.dataset import load
+from contorno.data.evidence import Evidence, gather, look_at
 from contorno.data.labels import (
     IGNORE,
     Labels,

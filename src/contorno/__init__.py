@@ -15,10 +15,21 @@ if TYPE_CHECKING:
     from contorno.models import UNet
 
 __version__ = "0.1.0"
-__all__ = ["Model", "UNet", "__version__", "convert", "evaluate", "load", "predict", "train"]
+__all__ = [
+    "Model",
+    "UNet",
+    "__version__",
+    "check",
+    "convert",
+    "evaluate",
+    "load",
+    "predict",
+    "train",
+]
 
 _HOMES = {
     "Model": "contorno.api",
+    "check": "contorno.api",
     "convert": "contorno.api",
     "evaluate": "contorno.api",
     "load": "contorno.api",

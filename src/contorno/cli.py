@@ -282,7 +282,7 @@ def check(
     foreground: str = "bright",
     classes: str | None = None,
     ignore: str | None = None,
-    json: Path | None = None,
+    json: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     page: Path | None = None,
     workers: Workers = None,
 ) -> int:

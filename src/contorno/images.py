@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from contorno.decoding import Decoded, coloured, decode, failure, read_bytes
-from contorno.decoding import ImageError as ImageError
+from contorno.decoded import Decoded, coloured, failure
+from contorno.decoded import ImageError as ImageError
+from contorno.decoding import decode, read_bytes
 from contorno.errors import Problem
 from contorno.files import sha256, write_bytes
 

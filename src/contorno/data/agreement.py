@@ -10,16 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from contorno.data.coding import (
-    Evidence,
-    MaskFacts,
-    MasksError,
-    decide,
-    gather,
-    labelled,
-    overlap,
-    value_word,
-)
+from contorno.data.coding import MasksError, decide, overlap, value_word
+from contorno.data.evidence import Evidence, MaskFacts, gather, labelled
 from contorno.data.facts import Facts
 from contorno.data.labels import Labels, Row, misread
 from contorno.data.pairs import Pair

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from contorno.data.agreement import Good, Reading, understand, usable_pairs, well_read
-from contorno.data.coding import MasksError, gather
+from contorno.data.coding import MasksError
 from contorno.data.duplicates import near, same
+from contorno.data.evidence import gather
 from contorno.data.facts import examine, in_order
 from contorno.data.groups import Grouping, by_pattern, guess, joined
 from contorno.data.labels import Labels

@@ -1,48 +1,24 @@
 """Deciding how masks are coded: which of the values in all of them is which class.
 
-Two kinds of pixel tell values that were drawn from values that arose by scaling or compression:
-a pixel is *solid* when its eight neighbours all have its value, and *between* when it has both
-lower and higher neighbours. A drawn class has solid pixels, or, where lines are one pixel wide, is
-seldom between; a soft edge is hardly ever solid and mostly between.
+What speaks for a value is gathered in `evidence`; what the user says wins.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
-from contorno.data.labels import (
-    IGNORE,
-    MOST_CLASSES,
-    MOST_LAYERS,
-    Labels,
-    Row,
-    count_values,
-    distance,
-    plain,
+from contorno.data.evidence import (
+    Evidence,
+    are_objects,
+    drawn_values,
+    is_void,
+    labelled,
+    one_coding,
 )
+from contorno.data.labels import IGNORE, MOST_CLASSES, MOST_LAYERS, Labels, Row, plain
 from contorno.errors import ConfigError, InputError
-from contorno.images import RawMask
-
-Array = NDArray[Any]
-_SPAN = 32  # greys closer together are numbers of classes, never noise around a class
-_HAZE = 0.15  # of the span: how far compression noise strays from the value that was drawn
-_COMMON = 0.05  # of the pixels that are not background: more is no stray value
-_LABELLED = 0.4  # of those pixels: fewer in the drawn values (or near) are no label masks
-_MANY = 32  # colours: more come from compression, not from drawing
-_CLEAN = 4  # values: a mask of so few has no compression noise
-_ONE_CODING = 0.8  # of the masks of two values: if so many agree, the rest is coded otherwise
-_OBJECTS = 12  # values: more may be numbered objects
-_KEPT = 2048  # values of one mask that are remembered; of a photograph only
-_MOST = 65_536  # values of all masks that are
-
-Counts = dict[int, int]
 
 
 class MasksError(InputError):
@@ -51,119 +27,6 @@ class MasksError(InputError):
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-@dataclass(frozen=True)
-class MaskFacts:
-    """What one mask tells.
-
-    Args:
-        counts: pixels of each value.
-        solid, between: how many of them are solid, or between; empty for masks of two values.
-        numbered: whether its values look like numbers of objects: many, each in one piece.
-        kind, palette: as `RawMask`.
-    """
-
-    counts: Counts
-    solid: Counts
-    between: Counts
-    numbered: bool
-    kind: str
-    palette: tuple[int, ...]
-
-
-def look_at(mask: RawMask) -> MaskFacts:
-    """Count what there is to know of one mask; cheap for masks of one or two values."""
-    counts = count_values(mask)
-    solid: Counts = {}
-    between: Counts = {}
-    numbered = False
-    if len(counts) > 2:
-        solid, between = _neighbours(mask.values)
-        if mask.kind != "colour":
-            numbered = _numbered(mask.values, counts, solid)
-    if len(counts) > _KEPT:
-        kept = set(sorted(counts, key=lambda v: -counts[v])[:_KEPT])
-        counts, solid, between = (
-            {v: n for v, n in one.items() if v in kept} for one in (counts, solid, between)
-        )
-    return MaskFacts(counts, solid, between, numbered, mask.kind, mask.palette)
-
-
-def _neighbours(values: Array) -> tuple[Counts, Counts]:
-    """Pixels of each value that are solid, and that are between."""
-    padded = np.pad(values, 1, mode="edge")
-    rows = [padded[:-2], padded[1:-1], padded[2:]]
-    low = np.minimum(np.minimum(rows[0], rows[1]), rows[2])  # (H, W + 2)
-    high = np.maximum(np.maximum(rows[0], rows[1]), rows[2])
-    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])  # (H, W)
-    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
-    return (
-        count_values(RawMask(values[low == high])),
-        count_values(RawMask(values[(low < values) & (values < high)])),
-    )
-
-
-def _numbered(values: Array, counts: Counts, solid: Counts) -> bool:
-    """Whether the values that were drawn are many and each is one connected piece."""
-    drawn = [v for v in counts if v > 0 and (solid.get(v, 0) or counts[v] < 9)]
-    if len(drawn) < 4 or sum(counts[v] for v in drawn) < sum(counts.values()) - counts.get(0, 0):
-        return False
-    order = np.array(sorted(counts), np.int64)
-    ranks = np.searchsorted(order, values) + 1  # find_objects wants small positive numbers
-    boxes = ndimage.find_objects(ranks)
-    pieces = 0
-    for value in drawn[:512]:
-        rank = int(np.searchsorted(order, value)) + 1
-        pieces += ndimage.label(ranks[boxes[rank - 1]] == rank, np.ones((3, 3)))[1] == 1
-    return bool(pieces >= 0.9 * min(len(drawn), 512))
-
-
-@dataclass
-class Evidence:
-    """What all masks tell together."""
-
-    counts: Counts = field(default_factory=dict)
-    solid: Counts = field(default_factory=dict)
-    between: Counts = field(default_factory=dict)
-    images: Counts = field(default_factory=dict)
-    clean: Counts = field(default_factory=dict)  # pixels in masks of a few values
-    sets: Counter[frozenset[int]] = field(default_factory=Counter)
-    numbered: int = 0
-    masks: int = 0
-
-    def add(self, facts: MaskFacts) -> None:
-        """Take in one mask; one of two values has no soft edge, so all of it counts as solid."""
-        for total, part in (
-            (self.counts, facts.counts),
-            (self.solid, facts.solid or facts.counts),
-            (self.between, facts.between),
-            (self.images, dict.fromkeys(facts.counts, 1)),
-            (self.clean, facts.counts if len(facts.counts) <= _CLEAN else {}),
-        ):
-            for value, number in part.items():
-                if value in total or len(total) < _MOST:
-                    total[value] = total.get(value, 0) + number
-        if len(facts.counts) <= MOST_CLASSES:
-            self.sets[frozenset(facts.counts)] += 1
-        self.numbered += facts.numbered
-        self.masks += 1
-
-    @property
-    def pixels(self) -> int:
-        return sum(self.counts.values())
-
-    def share(self, values: Collection[int]) -> float:
-        """Share of all pixels that have one of these values."""
-        return sum(self.counts.get(v, 0) for v in values) / self.pixels
-
-
-def gather(masks: Sequence[MaskFacts]) -> Evidence:
-    """The evidence of many masks."""
-    evidence = Evidence()
-    for facts in masks:
-        evidence.add(facts)
-    return evidence
 
 
 def decide(
@@ -273,7 +136,7 @@ def _named(seen: Evidence, text: str, ignored: set[int], kind: str) -> Labels:
             f"classes {text!r}: but for the background, no mask has any of these values; the "
             f"masks hold {_shares(seen.counts, kind)}"
         )
-    strange = {v for v in _drawn(seen, kind) if v not in lookup}
+    strange = {v for v in drawn_values(seen, kind) if v not in lookup}
     common = [v for v in strange if seen.images[v] > seen.masks / 2]
     if common:
         raise MasksError(
@@ -307,7 +170,9 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
     if foreground == "nonzero":
         lookup = {ground_value: 0}
     else:
-        drawn = values & set(_drawn(seen, kind))  # soft edges and noise go to the nearest of these
+        drawn = values & set(
+            drawn_values(seen, kind)
+        )  # soft edges and noise go to the nearest of these
         lookup = {value: int(value in front) for value in drawn | front | {ground_value}}
     note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}) + " (as asked)"
     return Labels(
@@ -332,8 +197,8 @@ def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Label
             "Draw the objects in the masks, or check that the right folder was given",
             "one-value",
         )
-    drawn = [v for v in _drawn(seen, kind) if v not in ignored]
-    if _objects(seen, drawn):
+    drawn = [v for v in drawn_values(seen, kind) if v not in ignored]
+    if are_objects(seen, drawn):
         return _instances(seen, ignored)
     if len(drawn) < 2 or len(drawn) > MOST_CLASSES or not labelled(seen, drawn, kind):
         raise MasksError(
@@ -342,9 +207,9 @@ def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Label
             "255 (or several, 1,2), or --foreground nonzero for everything that is not 0",
             "not-labels",
         )
-    if not ignored and _is_void(seen, drawn):
+    if not ignored and is_void(seen, drawn):
         ignored = {IGNORE}
-    drawn = _one_coding(seen, drawn)
+    drawn = one_coding(seen, drawn)
     drawn = [v for v in drawn if v not in ignored]
     ground = _background(seen, drawn, kind, dark=dark)
     ordered = [ground, *sorted(v for v in drawn if v != ground)]
@@ -359,82 +224,6 @@ def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Label
     return labels.model_copy(update={"note": _found_note(seen, labels, kind)})
 
 
-def _drawn(seen: Evidence, kind: str) -> list[int]:
-    """The values that somebody drew, the commonest first; the rest is edges and noise."""
-    values = sorted(seen.counts, key=lambda v: -seen.counts[v])
-    if len(values) <= 2 or kind == "palette":
-        return values
-    narrow = kind == "grey" and max(values) - min(values) < _SPAN
-    haze = _HAZE * (max(values) - min(values)) if kind == "grey" else 40
-    others = max(seen.pixels - seen.counts[values[0]], 1)  # all but the commonest
-    drawn: list[int] = []
-    for value in values:
-        count, solid = seen.counts[value], seen.solid.get(value, 0)
-        common = count > _COMMON * others
-        line = kind == "grey" and seen.between.get(value, 0) < count / 2 and (narrow or common)
-        # Lines of one pixel between two others are between; better a class too many than one lost.
-        line = line or (common and (narrow or len(values) == 3))
-        rare = count < 1e-4 * others and solid == 0
-        if not (solid > 0.01 * count or line) or rare:
-            continue
-        if not narrow and _is_haze(value, drawn, seen, haze, kind):
-            continue
-        drawn.append(value)
-        if len(drawn) > 4 * MOST_CLASSES:  # no classes; perhaps numbered objects
-            break
-    return drawn
-
-
-def _is_haze(value: int, drawn: Sequence[int], seen: Evidence, reach: float, kind: str) -> bool:
-    """Whether a value is the compression noise of a far commoner one near it."""
-    if 2 * seen.clean.get(value, 0) > seen.counts[value]:
-        return False
-    for peak in drawn:
-        near = float(distance(np.array(value), np.array(peak), kind)) <= reach
-        if not near or 4 * seen.counts[value] > seen.counts[peak]:
-            continue
-        if kind == "colour":
-            return len(seen.counts) > _MANY
-        low, high = sorted((value, peak))
-        steps = high - low - 1
-        if sum(v in seen.counts for v in range(low + 1, high)) >= steps / 2:
-            return True  # the values from one to the other are filled: no spaced class numbers
-    return False
-
-
-def labelled(
-    seen: Evidence, drawn: Collection[int], kind: str, *, least: float = _LABELLED
-) -> bool:
-    """Whether enough of what is not the commonest value is in the drawn values or near them."""
-    if kind == "palette" or seen.counts.keys() <= set(drawn):
-        return True
-    peaks = np.array(sorted(drawn), np.int64)
-    values = np.array(list(seen.counts), np.int64)
-    counts = np.array(list(seen.counts.values()))
-    away = distance(values[:, None], peaks[None], kind)  # (values, drawn)
-    gap = int(np.diff(peaks).min()) if kind == "grey" else 270
-    near = [int(counts[row].sum()) for row in (away <= max(_HAZE * gap, 1)).T]
-    far = int(counts[away.min(axis=1) > max(_HAZE * gap, 1)].sum())
-    rest = sum(near) - max(near)  # all but the commonest class
-    return rest >= least * max(rest + far, 1)
-
-
-def _objects(seen: Evidence, drawn: Sequence[int]) -> bool:
-    """Whether values are numbers of objects: each in one piece, in numbers that vary."""
-    if 2 * seen.numbered < seen.masks or len(drawn) < 6:
-        return False
-    sizes = {len(values) for values in seen.sets}
-    counted = sum(
-        number for values, number in seen.sets.items() if max(values) == len(values - {0})
-    )  # 1, 2, 3 ... without a gap
-    ids = sum(seen.images[value] == 1 for value in drawn)  # numbers that no other mask has
-    return len(drawn) > MOST_CLASSES or (
-        (ids >= len(drawn) - 1 > seen.masks > 1)
-        or min(v for v in drawn if v) > 255
-        or (len(sizes) > 1 and (counted >= 0.8 * seen.masks or len(drawn) > 2 * _OBJECTS))
-    )
-
-
 def _instances(seen: Evidence, ignored: set[int]) -> Labels:
     ground = 0 if 0 in seen.counts else max(seen.counts, key=lambda v: seen.counts[v])
     front = seen.counts.keys() - {ground} - ignored
@@ -447,34 +236,6 @@ def _instances(seen: Evidence, ignored: set[int]) -> Labels:
         f"({_percent(seen.share(front))} of the pixels) and is written as {value}, {ground} is "
         "background; if they are classes, --classes",
     )
-
-
-def _is_void(seen: Evidence, drawn: Sequence[int]) -> bool:
-    """Whether 255 is "ignore", as in Pascal VOC: with class numbers 0, 1, 2 ... beside it.
-
-    Never when it is the only foreground, or never together with another class in one mask.
-    """
-    numbers = sorted(v for v in drawn if v != IGNORE)
-    if IGNORE not in drawn or len(numbers) < 2 or numbers[-1] - numbers[0] != len(numbers) - 1:
-        return False
-    together = any(IGNORE in values and len(values) > 2 for values in seen.sets)
-    return numbers[0] in (0, 1) and numbers[-1] < MOST_CLASSES and together
-
-
-def _one_coding(seen: Evidence, drawn: list[int]) -> list[int]:
-    """The values of the commonest coding, where every mask has two values and most have the same.
-
-    1 in some masks and 255 in the others are surely two codings; of others, at least `_ONE_CODING`
-    must agree. The masks of another coding are reported, one by one.
-    """
-    pairs = Counter({values: n for values, n in seen.sets.items() if len(values) == 2})
-    if len(drawn) < 3 or not pairs or any(len(values) > 2 for values in seen.sets):
-        return drawn
-    values, number = pairs.most_common(1)[0]
-    known = set(drawn) == {0, 1, 255} and values in ({0, 1}, {0, 255})
-    if known or number >= _ONE_CODING * pairs.total():
-        return [v for v in drawn if v in values]
-    return drawn
 
 
 def _background(seen: Evidence, drawn: Sequence[int], kind: str, *, dark: bool) -> int:

@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from contorno.data.coding import MaskFacts, look_at
 from contorno.data.duplicates import thumbnail
+from contorno.data.evidence import MaskFacts, look_at
 from contorno.data.labels import IGNORE, Labels
 from contorno.data.pairs import Pair
 from contorno.errors import Problem

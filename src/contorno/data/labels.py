@@ -240,7 +240,7 @@ def count_values(mask: RawMask) -> dict[int, int]:
     """How many pixels each value has."""
     if mask.values.dtype == np.uint8 and mask.values.size:
         flat = np.ascontiguousarray(mask.values).reshape(1, -1)
-        counts = Image.fromarray(flat).histogram()  # half the time of np.bincount, without the GIL
-        return {value: count for value, count in enumerate(counts) if count}
+        eight = Image.fromarray(flat).histogram()  # half the time of np.bincount, without the GIL
+        return {value: count for value, count in enumerate(eight) if count}
     values, counts = np.unique(mask.values, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,256 @@
+"""What masks tell before anybody knows what their values mean: one mask, and all together.
+
+Two kinds of pixel tell values that were drawn from values that arose by scaling or compression:
+a pixel is *solid* when its eight neighbours all have its value, and *between* when it has both
+lower and higher neighbours. A drawn class has solid pixels, or, where lines are one pixel wide, is
+seldom between; a soft edge is hardly ever solid and mostly between. What the values then mean is
+decided in `coding`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from contorno.data.labels import IGNORE, MOST_CLASSES, count_values, distance
+from contorno.images import RawMask
+
+Array = NDArray[Any]
+_SPAN = 32  # greys closer together are numbers of classes, never noise around a class
+_HAZE = 0.15  # of the span: how far compression noise strays from the value that was drawn
+_COMMON = 0.05  # of the pixels that are not background: more is no stray value
+_LABELLED = 0.4  # of those pixels: fewer in the drawn values (or near) are no label masks
+_MANY = 32  # colours: more come from compression, not from drawing
+_CLEAN = 4  # values: a mask of so few has no compression noise
+_ONE_CODING = 0.8  # of the masks of two values: if so many agree, the rest is coded otherwise
+_OBJECTS = 12  # values: more may be numbered objects
+_KEPT = 2048  # values of one mask that are remembered; of a photograph only
+_MOST = 65_536  # values of all masks that are
+
+Counts = dict[int, int]
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """What one mask tells.
+
+    Args:
+        counts: pixels of each value.
+        solid, between: how many of them are solid, or between; empty for masks of two values.
+        numbered: whether its values look like numbers of objects: many, each in one piece.
+        kind, palette: as `RawMask`.
+    """
+
+    counts: Counts
+    solid: Counts
+    between: Counts
+    numbered: bool
+    kind: str
+    palette: tuple[int, ...]
+
+
+def look_at(mask: RawMask) -> MaskFacts:
+    """Count what there is to know of one mask; cheap for masks of one or two values."""
+    counts = count_values(mask)
+    solid: Counts = {}
+    between: Counts = {}
+    numbered = False
+    if len(counts) > 2:
+        solid, between = _neighbours(mask.values)
+        if mask.kind != "colour":
+            numbered = _numbered(mask.values, counts, solid)
+    if len(counts) > _KEPT:
+        kept = set(sorted(counts, key=lambda v: -counts[v])[:_KEPT])
+        counts, solid, between = (
+            {v: n for v, n in one.items() if v in kept} for one in (counts, solid, between)
+        )
+    return MaskFacts(counts, solid, between, numbered, mask.kind, mask.palette)
+
+
+def _neighbours(values: Array) -> tuple[Counts, Counts]:
+    """Pixels of each value that are solid, and that are between."""
+    padded = np.pad(values, 1, mode="edge")
+    rows = [padded[:-2], padded[1:-1], padded[2:]]
+    low = np.minimum(np.minimum(rows[0], rows[1]), rows[2])  # (H, W + 2)
+    high = np.maximum(np.maximum(rows[0], rows[1]), rows[2])
+    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])  # (H, W)
+    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
+    return (
+        count_values(RawMask(values[low == high])),
+        count_values(RawMask(values[(low < values) & (values < high)])),
+    )
+
+
+def _numbered(values: Array, counts: Counts, solid: Counts) -> bool:
+    """Whether the values that were drawn are many and each is one connected piece."""
+    drawn = [v for v in counts if v > 0 and (solid.get(v, 0) or counts[v] < 9)]
+    if len(drawn) < 4 or sum(counts[v] for v in drawn) < sum(counts.values()) - counts.get(0, 0):
+        return False
+    order = np.array(sorted(counts), np.int64)
+    ranks = np.searchsorted(order, values) + 1  # find_objects wants small positive numbers
+    boxes = ndimage.find_objects(ranks)
+    pieces = 0
+    for value in drawn[:512]:
+        rank = int(np.searchsorted(order, value)) + 1
+        pieces += ndimage.label(ranks[boxes[rank - 1]] == rank, np.ones((3, 3)))[1] == 1
+    return bool(pieces >= 0.9 * min(len(drawn), 512))
+
+
+@dataclass
+class Evidence:
+    """What all masks tell together."""
+
+    counts: Counts = field(default_factory=dict)
+    solid: Counts = field(default_factory=dict)
+    between: Counts = field(default_factory=dict)
+    images: Counts = field(default_factory=dict)
+    clean: Counts = field(default_factory=dict)  # pixels in masks of a few values
+    sets: Counter[frozenset[int]] = field(default_factory=Counter)
+    numbered: int = 0
+    masks: int = 0
+
+    def add(self, facts: MaskFacts) -> None:
+        """Take in one mask; one of two values has no soft edge, so all of it counts as solid."""
+        for total, part in (
+            (self.counts, facts.counts),
+            (self.solid, facts.solid or facts.counts),
+            (self.between, facts.between),
+            (self.images, dict.fromkeys(facts.counts, 1)),
+            (self.clean, facts.counts if len(facts.counts) <= _CLEAN else {}),
+        ):
+            for value, number in part.items():
+                if value in total or len(total) < _MOST:
+                    total[value] = total.get(value, 0) + number
+        if len(facts.counts) <= MOST_CLASSES:
+            self.sets[frozenset(facts.counts)] += 1
+        self.numbered += facts.numbered
+        self.masks += 1
+
+    @property
+    def pixels(self) -> int:
+        return sum(self.counts.values())
+
+    def share(self, values: Collection[int]) -> float:
+        """Share of all pixels that have one of these values."""
+        return sum(self.counts.get(v, 0) for v in values) / self.pixels
+
+
+def gather(masks: Sequence[MaskFacts]) -> Evidence:
+    """The evidence of many masks."""
+    evidence = Evidence()
+    for facts in masks:
+        evidence.add(facts)
+    return evidence
+
+
+# Values that were drawn
+
+
+def drawn_values(seen: Evidence, kind: str) -> list[int]:
+    """The values that somebody drew, the commonest first; the rest is edges and noise."""
+    values = sorted(seen.counts, key=lambda v: -seen.counts[v])
+    if len(values) <= 2 or kind == "palette":
+        return values
+    narrow = kind == "grey" and max(values) - min(values) < _SPAN
+    haze = _HAZE * (max(values) - min(values)) if kind == "grey" else 40
+    others = max(seen.pixels - seen.counts[values[0]], 1)  # all but the commonest
+    drawn: list[int] = []
+    for value in values:
+        count, solid = seen.counts[value], seen.solid.get(value, 0)
+        common = count > _COMMON * others
+        line = kind == "grey" and seen.between.get(value, 0) < count / 2 and (narrow or common)
+        # Lines of one pixel between two others are between; better a class too many than one lost.
+        line = line or (common and (narrow or len(values) == 3))
+        rare = count < 1e-4 * others and solid == 0
+        if not (solid > 0.01 * count or line) or rare:
+            continue
+        if not narrow and _is_haze(value, drawn, seen, haze, kind):
+            continue
+        drawn.append(value)
+        if len(drawn) > 4 * MOST_CLASSES:  # no classes; perhaps numbered objects
+            break
+    return drawn
+
+
+def _is_haze(value: int, drawn: Sequence[int], seen: Evidence, reach: float, kind: str) -> bool:
+    """Whether a value is the compression noise of a far commoner one near it."""
+    if 2 * seen.clean.get(value, 0) > seen.counts[value]:
+        return False
+    for peak in drawn:
+        near = float(distance(np.array(value), np.array(peak), kind)) <= reach
+        if not near or 4 * seen.counts[value] > seen.counts[peak]:
+            continue
+        if kind == "colour":
+            return len(seen.counts) > _MANY
+        low, high = sorted((value, peak))
+        steps = high - low - 1
+        if sum(v in seen.counts for v in range(low + 1, high)) >= steps / 2:
+            return True  # the values from one to the other are filled: no spaced class numbers
+    return False
+
+
+def labelled(
+    seen: Evidence, drawn: Collection[int], kind: str, *, least: float = _LABELLED
+) -> bool:
+    """Whether enough of what is not the commonest value is in the drawn values or near them."""
+    if kind == "palette" or seen.counts.keys() <= set(drawn):
+        return True
+    peaks = np.array(sorted(drawn), np.int64)
+    values = np.array(list(seen.counts), np.int64)
+    counts = np.array(list(seen.counts.values()))
+    away = distance(values[:, None], peaks[None], kind)  # (values, drawn)
+    gap = int(np.diff(peaks).min()) if kind == "grey" else 270
+    near = [int(counts[row].sum()) for row in (away <= max(_HAZE * gap, 1)).T]
+    far = int(counts[away.min(axis=1) > max(_HAZE * gap, 1)].sum())
+    rest = sum(near) - max(near)  # all but the commonest class
+    return rest >= least * max(rest + far, 1)
+
+
+def are_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
+    """Whether values are numbers of objects: each in one piece, in numbers that vary."""
+    if 2 * seen.numbered < seen.masks or len(drawn) < 6:
+        return False
+    sizes = {len(values) for values in seen.sets}
+    counted = sum(
+        number for values, number in seen.sets.items() if max(values) == len(values - {0})
+    )  # 1, 2, 3 ... without a gap
+    ids = sum(seen.images[value] == 1 for value in drawn)  # numbers that no other mask has
+    return len(drawn) > MOST_CLASSES or (
+        (ids >= len(drawn) - 1 > seen.masks > 1)
+        or min(v for v in drawn if v) > 255
+        or (len(sizes) > 1 and (counted >= 0.8 * seen.masks or len(drawn) > 2 * _OBJECTS))
+    )
+
+
+def is_void(seen: Evidence, drawn: Sequence[int]) -> bool:
+    """Whether 255 is "ignore", as in Pascal VOC: with class numbers 0, 1, 2 ... beside it.
+
+    Never when it is the only foreground, or never together with another class in one mask.
+    """
+    numbers = sorted(v for v in drawn if v != IGNORE)
+    if IGNORE not in drawn or len(numbers) < 2 or numbers[-1] - numbers[0] != len(numbers) - 1:
+        return False
+    together = any(IGNORE in values and len(values) > 2 for values in seen.sets)
+    return numbers[0] in (0, 1) and numbers[-1] < MOST_CLASSES and together
+
+
+def one_coding(seen: Evidence, drawn: list[int]) -> list[int]:
+    """The values of the commonest coding, where every mask has two values and most have the same.
+
+    1 in some masks and 255 in the others are surely two codings; of others, at least `_ONE_CODING`
+    must agree. The masks of another coding are reported, one by one.
+    """
+    pairs = Counter({values: n for values, n in seen.sets.items() if len(values) == 2})
+    if len(drawn) < 3 or not pairs or any(len(values) > 2 for values in seen.sets):
+        return drawn
+    values, number = pairs.most_common(1)[0]
+    known = set(drawn) == {0, 1, 255} and values in ({0, 1}, {0, 255})
+    if known or number >= _ONE_CODING * pairs.total():
+        return [v for v in drawn if v in values]
+    return drawn
