@@ -43,7 +43,7 @@ def main() -> None:
         "in `benchmarks/results/`; this page is made by `python benchmarks/page.py`. Machines "
         "are noisy: seconds are of one run on a shared machine.\n"
     ]
-    for name, section in (("demo", demo), ("real_sets", real_sets), ("classic", classic)):
+    for name, section in SECTIONS.items():
         path = RESULTS / f"{name}.json"
         if path.exists():
             parts.append(section(json.loads(path.read_text())))
@@ -120,6 +120,47 @@ Machine: {results["machine"]}.
 """
 
 
+def check(results: dict[str, Any]) -> str:
+    rows = ["| round | bare loop, processes | bare loop, threads | check | peak memory |"]
+    rows.append("|---|---|---|---|---|")
+    for number, row in enumerate(results["rounds"], 1):
+        speeds = [
+            f"{results['pairs'] / row[name]:.0f} pairs/s"
+            for name in ("bare_processes", "bare_threads", "check")
+        ]
+        rows.append(f"| {number} | {' | '.join(speeds)} | {row['peak_bytes'] / 1e6:.0f} MB |")
+    ratio = results["ratio"]
+    return f"""## `contorno check` beside a loop that only decodes
+
+`python benchmarks/check.py FOLDER --pairs {results["pairs"]}`: {results["pairs"]:,} pairs of 512 x
+512 RGB PNG and 8-bit mask ({results["bytes"] / 1e9:.1f} GB of files), {results["workers"]} workers.
+The bare loop reads every file with Pillow into an array and does nothing else; check is the whole
+command, start included. Its speed is {ratio["median"]:.2f} of the faster bare loop's (median of
+{len(results["rounds"])} interleaved rounds, {ratio["low"]:.2f} to {ratio["high"]:.2f}); it decodes
+PNG with libpng, which is faster than Pillow, so this is no cost-free check. Machine:
+{results["machine"]}.
+
+{chr(10).join(rows)}
+"""
+
+
+def depths(results: dict[str, Any]) -> str:
+    seeds = sorted(next(iter(results["dice"].values())))
+    rows = ["| version | " + " | ".join(f"test Dice, seed {seed}" for seed in seeds) + " |"]
+    rows.append("|---" * (len(seeds) + 1) + "|")
+    for name, dice in results["dice"].items():
+        rows.append(f"| {name} | " + " | ".join(f"{dice[seed]:.4f}" for seed in seeds) + " |")
+    return f"""## The same pictures in other types
+
+`python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS --epochs {results["epochs"]} --images
+{results["train_images"]}`: the pictures as 8-bit PNG, as 16-bit TIFF (times 257), as float TIFF (0
+to 1) and with two of the channels repeated (5 channels), trained with the same seed and steps, scored
+on the {results["test_images"]} test images. Machine: {results["machine"]}.
+
+{chr(10).join(rows)}
+"""
+
+
 def interval(figure: dict[str, Any], key: str) -> str:
     digits = 1 if (figure[key] or 0) > 2 else 3
     return (
@@ -128,6 +169,14 @@ def interval(figure: dict[str, Any], key: str) -> str:
         else "-"
     )
 
+
+SECTIONS = {
+    "demo": demo,
+    "real_sets": real_sets,
+    "classic": classic,
+    "check": check,
+    "depths": depths,
+}
 
 if __name__ == "__main__":
     main()
