@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from contorno.data.pairs import SUFFIXES, Found, find_images, find_pairs, read_list
+from contorno.data.names import find_images, read_list
+from contorno.data.pairs import SUFFIXES, Found, find_pairs
 from contorno.errors import InputError, Problem
 
 # pairs looks at names only, so files may be empty

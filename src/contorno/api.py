@@ -16,7 +16,7 @@ from contorno.config import DataConfig, build, parse_duration, read_config
 from contorno.data.check import check as look
 from contorno.data.check import look_at_set
 from contorno.data.groups import split
-from contorno.data.pairs import find_images, read_list
+from contorno.data.names import find_images, read_list
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate as score_model
 from contorno.files import sweep, write_text

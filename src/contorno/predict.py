@@ -21,7 +21,7 @@ from scipy import ndimage
 from contorno.checkpoint import ModelCard
 from contorno.data.facts import usable
 from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
-from contorno.data.pairs import picture_name
+from contorno.data.names import picture_name
 from contorno.engines import Engine, whole_image
 from contorno.errors import OutOfMemory, Problem
 from contorno.files import write_bytes

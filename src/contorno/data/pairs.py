@@ -5,14 +5,13 @@ Looks at names only; what is in the files is left to `dataset`.
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contorno.data.names import channel_files, files_by_stem, wanted_stems
 from contorno.errors import InputError, Problem
-from contorno.images import EXTENSIONS
 
 SUFFIXES = (
     "_mask",
@@ -89,7 +88,7 @@ def find_pairs(
         InputError: a folder that is missing or holds no image at all.
     """
     told: set[str] = set()  # stems with a problem of their own: their partners are not lonely
-    entries, problems = _by_stem(images, told)
+    entries, problems = files_by_stem(images, told)
     folders = [masks] if isinstance(masks, Path) else list((masks or {}).values())
     together = not folders or folders[0].resolve() == images.resolve()
     if together:
@@ -102,9 +101,9 @@ def find_pairs(
         mask_files = [{s: p for s, p in entries.items() if s.endswith(suffix)}]
         entries = {s: p for s, p in entries.items() if not s.endswith(suffix)}
         folders = [images]
-    pictures = _pictures(entries, channels, problems, told)
+    pictures = channel_files(entries, channels, problems, told)
     if not together:
-        read = [_by_stem(folder, told) for folder in folders]
+        read = [files_by_stem(folder, told) for folder in folders]
         mask_files = [by_stem for by_stem, _ in read]
         problems += [problem for _, found in read for problem in found]
         if suffix is None:
@@ -117,7 +116,7 @@ def find_pairs(
         problems.append(_suffix_rule(folders[0], suffix))
     problems += _case_twins(pictures)
     mask_files = [_same_but_for_case(pictures, by_stem, suffix, problems) for by_stem in mask_files]
-    wanted = _wanted(files, pictures, problems) if files else set(pictures)
+    wanted = wanted_stems(files, pictures, problems) if files else set(pictures)
     pairs = []
     for stem in sorted(wanted):
         missing = [
@@ -142,188 +141,6 @@ def find_pairs(
     if channels:
         rule += f"; channels are the files that end in {', '.join(channels)}"
     return Found(tuple(pairs), tuple(problems), rule)
-
-
-def find_images(
-    inputs: Iterable[str | Path], *, files: Path | None = None, channels: Sequence[str] = ()
-) -> tuple[list[tuple[Path, ...]], list[Problem]]:
-    """Pictures named by paths, folders and globs, in order, each once; problems apart.
-
-    Args:
-        inputs: files, folders of images, globs.
-        files: list of stems to restrict them to.
-        channels: what the stems of a picture's files end in, one for each channel.
-
-    Returns:
-        The file, or the files of the channels, of each picture; and what could not be found.
-    """
-    found: list[Path] = []
-    problems: list[Problem] = []
-    for entry in inputs:
-        path = Path(entry)
-        if path.is_dir():
-            by_stem, folder_problems = _by_stem(path, set())
-            found += by_stem.values()
-            problems += [p for p in folder_problems if p.severity != "note"]
-        elif path.exists() or path.is_symlink():
-            found.append(path)
-        elif matches := _glob(path):
-            found += matches
-        else:
-            problems.append(
-                Problem(
-                    str(entry),
-                    "no such file, folder or pattern",
-                    "an image, a folder of images or a glob",
-                    "check the path",
-                    "no-images",
-                )
-            )
-    unique = list(dict.fromkeys(found))
-    pictures: list[tuple[Path, ...]] = [(path,) for path in unique]
-    if channels:
-        folders = dict.fromkeys(path.parent for path in unique)
-        pictures = [
-            picture
-            for folder in folders
-            for picture in _pictures(
-                {stem_of(path): path for path in unique if path.parent == folder},
-                channels,
-                problems,
-                set(),
-            ).values()
-        ]
-    if files is not None:
-        names = {picture_name(picture, channels): picture for picture in pictures}
-        wanted = _wanted(files, names, problems)
-        pictures = [p for p in pictures if picture_name(p, channels) in wanted]
-    return pictures, problems
-
-
-def picture_name(files: Sequence[Path], channels: Sequence[str] = ()) -> str:
-    """The name of a picture: the stem of its file, without the ending of the first channel."""
-    stem = stem_of(files[0])
-    return stem.removesuffix(channels[0]) if channels else stem
-
-
-def read_list(path: Path) -> list[str]:
-    """Stems from a text file of stems or paths, one a line; empty lines are skipped.
-
-    Raises:
-        InputError: cannot be read, or is empty.
-    """
-    try:
-        if path.is_fifo() and not str(path).startswith("/dev/fd/"):  # the shell's own do not block
-            raise InputError(f"{path}: a named pipe; expected a text file of stems")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of stems: {error}") from None
-    stems = [stem_of(Path(line.strip())) for line in lines if line.strip()]
-    if not stems:
-        raise InputError(f"{path}: an empty list; expected stems or paths, one a line")
-    return stems
-
-
-def stem_of(path: Path) -> str:
-    """Name without its image extension ("a.b.png" gives "a.b"), in one Unicode form (NFC)."""
-    name = path.name
-    if path.suffix.lower() in EXTENSIONS:
-        name = name[: -len(path.suffix)]
-    return unicodedata.normalize("NFC", name)
-
-
-def _by_stem(folder: Path, told: set[str]) -> tuple[dict[str, Path], list[Problem]]:
-    """Image files of a folder by stem; a stem that two files share is a problem, and told."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    stems: dict[str, list[Path]] = defaultdict(list)
-    passed: list[str] = []
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed: {error.strerror or error}") from None
-    for path in entries:
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
-            stems[stem_of(path)].append(path)
-        elif not path.is_dir():
-            passed.append(path.name)
-    if not stems:
-        inner = [path.name for path in entries if path.is_dir()]
-        hint = f"; it has sub-folders: {', '.join(inner[:5])}" if inner else ""
-        problem = Problem(
-            str(folder),
-            f"no image in this folder{hint}",
-            f"files that end in {', '.join(EXTENSIONS)}",
-            "check the path",
-            "no-images",
-        )
-        raise InputError("there is nothing to read", [problem])
-    told |= {stem for stem, paths in stems.items() if len(paths) > 1}
-    problems = [
-        Problem(
-            str(paths[1]),
-            f"the same stem as {paths[0].name}",
-            "one file for each stem",
-            "rename or remove one of them",
-            "same-stem",
-        )
-        for paths in stems.values()
-        if len(paths) > 1
-    ]
-    if passed:
-        problems.append(
-            Problem(
-                str(folder),
-                f"{len(passed)} file(s) passed over: {', '.join(passed[:5])}"
-                + (" ..." if len(passed) > 5 else ""),
-                f"images ({', '.join(EXTENSIONS)}) whose names begin with no dot",
-                "nothing, unless one of them is an image: then give it its extension",
-                "hidden-file",
-                "note",
-            )
-        )
-    return {stem: paths[0] for stem, paths in stems.items() if len(paths) == 1}, problems
-
-
-def _pictures(
-    entries: Mapping[str, Path],
-    channels: Sequence[str],
-    problems: list[Problem],
-    told: set[str],
-) -> dict[str, tuple[Path, ...]]:
-    """The file, or the files of all channels, of each picture by its name."""
-    if not channels:
-        return {stem: (path,) for stem, path in entries.items()}
-    names = {s.removesuffix(c): None for s in entries for c in channels if s.endswith(c)}
-    pictures = {}
-    for name in names:
-        missing = [ending for ending in channels if name + ending not in entries]
-        if not missing:
-            pictures[name] = tuple(entries[name + ending] for ending in channels)
-            continue
-        told.add(name)
-        there = next(entries[name + ending] for ending in channels if name + ending in entries)
-        problems.append(
-            Problem(
-                str(there),
-                f"no file for the channel(s) {', '.join(missing)}",
-                f"{name}{missing[0]} beside it",
-                "add the missing channel, or take the others away",
-                "channel-missing",
-            )
-        )
-    stray = [path for stem, path in entries.items() if not stem.endswith(tuple(channels))]
-    problems += [
-        Problem(
-            str(path),
-            "a stem that ends in none of the channels",
-            f"one of {', '.join(channels)}",
-            "rename the file, or give its ending in --channels",
-            "channel-missing",
-        )
-        for path in stray
-    ]
-    return pictures
 
 
 def _same_but_for_case(
@@ -363,22 +180,6 @@ def _guess_suffix(images: Mapping[str, object], masks: Mapping[str, Path]) -> st
 
     best = max(SUFFIXES, key=pairs)
     return best if pairs(best) else None
-
-
-def _wanted(files: Path, have: Mapping[str, object], problems: list[Problem]) -> set[str]:
-    stems = read_list(files)
-    problems += [
-        Problem(
-            stem,
-            f"named in {files}, but there is no such image",
-            "the stem of an image",
-            "correct the list",
-            "not-in-list",
-        )
-        for stem in stems
-        if stem not in have
-    ]
-    return set(stems) & set(have)
 
 
 def _suffix_rule(folder: Path, suffix: str) -> Problem:
@@ -425,10 +226,3 @@ def _lonely_masks(
         for stem, path in masks.items()
         if not stem.endswith(suffix) or stem.removesuffix(suffix) not in images
     ]
-
-
-def _glob(pattern: Path) -> list[Path]:
-    if not any(mark in str(pattern) for mark in "*?["):
-        return []
-    anchor = Path(pattern.anchor) if pattern.anchor else Path()
-    return sorted(p for p in anchor.glob(str(pattern.relative_to(anchor))) if p.is_file())

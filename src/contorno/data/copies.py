@@ -1,0 +1,125 @@
+"""What must stay on one side of a split, copies of a picture and groups; what leaks across one.
+
+How copies are recognised is `duplicates`' business, how names make groups `groups`'.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from contorno.data.agreement import Good
+from contorno.data.duplicates import near, same
+from contorno.data.groups import Grouping
+from contorno.data.pairs import Pair
+from contorno.errors import Problem
+from contorno.images import ImageError, read_channels, read_raw_mask
+
+Copy = tuple[int, int, str]  # two pairs, and how the second is a copy of the first
+
+
+def find_copies(good: Good) -> tuple[list[Copy], list[Copy]]:
+    """Pictures that are the same to the bit, and those that are nearly."""
+    equal: list[Copy] = []
+    for indices in same([facts.check[0] for _, facts in good]):
+        first = indices[0]
+        equal += [(first, i, "the same picture") for i in indices[1:] if _same(good, first, i)]
+    twins = {j for _, j, _ in equal}  # their copies are told of once
+    flat = {i for i, (_, facts) in enumerate(good) if facts.low == facts.high}
+    others = [i for i in range(len(good)) if i not in twins | flat]
+    alike: list[Copy] = []
+    if others:
+        found = near(np.stack([good[i][1].thumbnail for i in others]))
+        alike = [(others[i], others[j], how) for i, j, how in found]
+    return [(i, j, how) for i, j, how in equal if i not in flat], alike
+
+
+def _same(good: Good, first: int, second: int) -> bool:
+    """Decoded anew: checksums may agree by chance."""
+    try:
+        one, two = (read_channels(good[i][0].images).array for i in (first, second))
+    except ImageError:
+        return False
+    return np.array_equal(one, two)
+
+
+def copy_findings(
+    good: Good, equal: Sequence[Copy], alike: Sequence[Copy], validation: Collection[str]
+) -> Iterator[Problem]:
+    """Each copy, and whether it leaks across the split or has another mask."""
+    for i, j, how in [*equal, *alike]:
+        (one, facts), (two, other) = good[i], good[j]
+        exact = how == "the same picture"
+        if (one.name in validation) != (two.name in validation):
+            yield Problem(
+                str(two.image),
+                f"{how} as {one.image.name}, and only one of them validates",
+                "no picture in both parts of the split",
+                "move one of them: the validation figures are too good like this",
+                "leak",
+                "warning",
+            )
+        differ = exact and facts.check[1] != other.check[1] and not _same_masks(one, two)
+        if differ:
+            yield Problem(
+                str(two.image),
+                f"the same picture as {one.image.name}, with another mask",
+                "one mask for each picture",
+                "keep the right one",
+                "other-mask",
+                "warning",
+            )
+        else:
+            yield Problem(
+                str(two.image),
+                f"{how} as {one.image.name}" if exact else f"like {one.image.name}: {how}",
+                "each picture once",
+                "remove one of them; until then they stay on one side of the split",
+                "duplicate-image" if exact else "near-duplicate",
+                "warning",
+            )
+
+
+def _same_masks(one: Pair, two: Pair) -> bool:
+    return all(
+        np.array_equal(read_raw_mask(a).values, read_raw_mask(b).values)
+        for a, b in zip(one.masks, two.masks, strict=True)
+    )
+
+
+# Groups
+
+
+def groups_found(good: Good, grouping: Grouping, *, asked: bool) -> Problem:
+    """What is never parted, in words."""
+    sizes = Counter(grouping.of.values())
+    return Problem(
+        str(good[0][0].image.parent),
+        f"{len(sizes)} groups ({grouping.rule}), of {min(sizes.values())} to "
+        f"{max(sizes.values())} pairs",
+        "groups on one side of the split",
+        "nothing: a group is never parted" + ("" if asked else "; --group REGEX for other groups"),
+        "groups",
+        "note",
+    )
+
+
+def group_leaks(good: Good, grouping: Grouping, validation: Collection[str]) -> Iterator[Problem]:
+    """Groups that a given split parts."""
+    sides: Mapping[str, set[bool]] = defaultdict(set)
+    for name, group in grouping.of.items():
+        sides[group].add(name in validation)
+    for group in sorted(g for g, both in sides.items() if len(both) == 2):
+        members = [pair for pair, _ in good if grouping.of.get(pair.name) == group]
+        inside = sum(pair.name in validation for pair in members)
+        yield Problem(
+            str(members[0].image),
+            f"group {group!r} has {inside} pair(s) in the validation part and "
+            f"{len(members) - inside} in the training part",
+            "each group on one side",
+            "move the group to one side: the validation figures are too good like this",
+            "leak",
+            "warning",
+        )
