@@ -28,6 +28,8 @@ def write_split(
 ) -> None:
     """Write split.json: the files of every name in each part; what was left out and why.
 
+    How the masks were understood stands there too, for people; the model file has it for programs.
+
     Args:
         run: folder of the run.
         training, validation: the parts.
@@ -35,7 +37,10 @@ def write_split(
         rule: in words, how the set was parted.
         groups: group of each name, none of which is in both parts.
     """
-    parts: dict[str, Any] = {"rule": rule}
+    parts: dict[str, Any] = {
+        "rule": rule,
+        "labels": training.labels.model_dump(include={"note", "names", "values", "table"}),
+    }
     if groups is not None:
         parts["groups"] = dict(groups)
     parts |= {"training": _files(training), "validation": _files(validation)}
