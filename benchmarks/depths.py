@@ -1,6 +1,6 @@
 """The same pictures as 8-bit PNG, and as 16-bit, float and 5-channel TIFF: the same masks?
 
-    python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS [--epochs 10] [--images 120]
+    python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS [--epochs 50] [--images 150]
 
 Writes the versions of the set's pictures to RUNS, trains on each with the same seed and steps, and
 scores on the test list. Writes benchmarks/results/depths.json; then run benchmarks/page.py.
@@ -33,8 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--images", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--images", type=int, default=150)
+    parser.add_argument("--widths", default="8,16,32,64,128")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     train, test = (
@@ -54,6 +55,7 @@ def main() -> None:
     results = {
         "machine": machine(),
         "epochs": options.epochs,
+        "widths": options.widths,
         "train_images": len(train),
         "test_images": len(test),
         "dice": rows,
@@ -83,7 +85,7 @@ def measure(options: argparse.Namespace, folder: Path, seed: int) -> float:
     contorno(
         *("train", *pairs, str(options.out / "train.txt"), "--out", str(run)),
         *("--epochs", str(options.epochs), "--seed", str(seed)),
-        *("--widths", "16,32,64,128,256"),
+        *("--widths", options.widths),
     )
     contorno(
         *("evaluate", str(run), *pairs, str(options.out / "test.txt"), "--out", str(run / "test"))
