@@ -228,7 +228,8 @@ def _resume(run: Path, workers: int) -> Model:
     pairs = [*parts["training"], *parts["validation"]]
     pairs.sort(key=lambda pair: pair.name)  # the order in which labels were decided
     upright = config.preprocessing.upright
-    whole, problems = decode(pairs, reading_of(config.data, upright=upright), workers)
+    reading = reading_of(config.data, upright=upright)
+    whole, problems = decode(pairs, reading, workers, labels=parts["labels"])
     if problems:
         raise InputError(f"{run}: files of this run cannot be read any more", problems)
     training, validation = (
@@ -308,7 +309,7 @@ def evaluate(
         files=_text(files),
         channels=loaded.card.preprocessing.channels,
         pages=loaded.card.preprocessing.pages,
-        foreground=foreground or "bright",
+        foreground=foreground,
         classes=classes,
         ignore=None if ignore is None else str(ignore),
     )

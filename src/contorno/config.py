@@ -38,7 +38,7 @@ class DataConfig(Section):
     validation: float = Field(0.2, gt=0, lt=1)
     validation_files: str | None = None
     group: str | None = None
-    foreground: str = "bright"
+    foreground: str | None = None
     classes: str | None = None
     ignore: str | None = None
 
@@ -61,6 +61,7 @@ class Preprocessing(Section):
         mean, std: per channel, in the units of the image file.
         low, high: per channel, values that are cut off before; None: nothing is.
         range: smallest and largest value of the training images, None if unknown.
+        dimmest: smallest of their largest values.
         size: (height, width) that every picture is resized to, or None for its own size.
         dtype: type of the images that the model was made for.
         output: how the network's output becomes probabilities; "clamp" cuts to 0..1.
@@ -74,6 +75,7 @@ class Preprocessing(Section):
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     range: tuple[float, float] | None = None
+    dimmest: float = 0.0
     size: tuple[PositiveInt, PositiveInt] | None = None
     dtype: str = "uint8"
     output: Literal["sigmoid", "softmax", "clamp", "identity"] = "sigmoid"

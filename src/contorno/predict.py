@@ -19,6 +19,7 @@ from PIL import Image
 from scipy import ndimage
 
 from contorno.checkpoint import ModelCard
+from contorno.config import Preprocessing
 from contorno.data.facts import usable
 from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
 from contorno.data.names import picture_name
@@ -38,7 +39,7 @@ from contorno.progress import bar
 
 Array = NDArray[Any]
 _BEYOND = 3.0  # times the training range: more means other units
-_WITHIN = 128  # a range so many times smaller means other units: 0 to 1 instead of 0 to 255
+_WITHIN = 64  # so many times dimmer than any training picture: 0 to 1 instead of 0 to 255
 _COLOURS = ((255, 0, 200), (0, 200, 255), (255, 180, 0), (90, 220, 60), (150, 110, 255))
 _MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
 
@@ -73,17 +74,17 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
     if card.preprocessing.range is not None and wanted != "uint8":
-        _require_range(image, card.preprocessing.range, name)
+        _require_range(image, card.preprocessing, name)
     return whole_image(engine, as_channels(image, card.network.in_channels, path=name))
 
 
-def _require_range(image: Array, trained: tuple[float, float], name: str) -> None:
+def _require_range(image: Array, trained: Preprocessing, name: str) -> None:
     """Refuse a picture in other units, such as 0 to 1 for a model of 0 to 65535."""
-    low, high = trained
+    low, high = trained.range or (0.0, 0.0)
     span = high - low
     least, most = float(image.min()), float(image.max())
     beyond = most > high + _BEYOND * span or least < low - _BEYOND * span
-    within = least < most and most - least < span / _WITHIN
+    within = 0 <= least < most < trained.dimmest / _WITHIN
     if span > 0 and (beyond or within):
         raise _unfit(
             name,

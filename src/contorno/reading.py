@@ -15,6 +15,7 @@ from contorno.data.coding import MasksError
 from contorno.data.dataset import Dataset
 from contorno.data.dataset import load as load_data
 from contorno.data.groups import Grouping
+from contorno.data.labels import Labels
 from contorno.data.pairs import Found, Pair, find_pairs
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.hardware import free_memory
@@ -49,7 +50,7 @@ def read_pairs(
     found = find(data)
     reading = reading_of(data, upright=card.preprocessing.upright if card else None)
     if len(found.pairs) > _SAMPLE:
-        _require_sample(found.pairs, reading, workers)
+        _require_sample(found.pairs, reading, workers, card)
     dataset, unread = decode(found.pairs, reading, workers, keep=keep, card=card)
     problems = [p for p in (*found.problems, *unread) if p.severity != "note"]
     if problems:
@@ -97,10 +98,14 @@ def reading_of(data: DataConfig, *, upright: bool | None = None) -> Reading:
     )
 
 
-def _require_sample(pairs: Sequence[Pair], reading: Reading, workers: int) -> None:
+def _require_sample(
+    pairs: Sequence[Pair], reading: Reading, workers: int, card: ModelCard | None
+) -> None:
     """What cannot work is said within seconds: not one pair of a sample can be used."""
     try:
-        load_data(pairs[:: len(pairs) // _SAMPLE + 1], workers=workers, reading=reading)
+        load_data(
+            pairs[:: len(pairs) // _SAMPLE + 1], workers=workers, reading=reading, **_wanted(card)
+        )
     except ConfigError:
         pass  # a value that is asked for may be in the rest
     except MasksError as error:
@@ -115,6 +120,7 @@ def decode(
     *,
     keep: bool = True,
     card: ModelCard | None = None,
+    labels: Labels | None = None,
 ) -> tuple[Dataset, list[Problem]]:
     """Decode pairs, keeping them in memory if asked and as far as they fit; see `dataset.load`."""
     limit = int(free_memory() * _CACHE_SHARE) if keep else 0
@@ -123,12 +129,22 @@ def decode(
             pairs,
             workers=workers,
             reading=reading,
-            labels=card.labels if card else None,
             cache_limit=limit,
             advance=advance,
-            channels=card.network.in_channels if card else None,
-            dtype=card.preprocessing.dtype if card else None,
+            fixed=labels is not None,
+            **(_wanted(card) if labels is None else {"labels": labels}),
         )
+
+
+def _wanted(card: ModelCard | None) -> dict[str, Any]:
+    """What pictures and masks must be like for a trained model."""
+    if card is None:
+        return {}
+    return {
+        "labels": card.labels,
+        "channels": card.network.in_channels,
+        "dtype": card.preprocessing.dtype,
+    }
 
 
 def say_doubts(findings: Sequence[Problem]) -> None:

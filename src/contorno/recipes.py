@@ -24,6 +24,7 @@ RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
 _SHORT = 180.0  # seconds: below, a CPU sees too few crops to train base width 32
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
+_CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
 _NETWORK = ("widths", "up")
 _PREPROCESSING = ("size",)
 
@@ -39,6 +40,7 @@ class Fingerprint:
         mean, std: per channel, in file units.
         foreground: share of foreground pixels.
         range: smallest and largest value of any image.
+        dimmest: smallest of the images' largest values.
         cut: per channel the values that are cut off below and above; None: nothing is.
         outputs: channels that the network needs.
         multilabel: whether classes may overlap.
@@ -54,6 +56,7 @@ class Fingerprint:
     std: tuple[float, ...]
     foreground: float
     range: tuple[float, float] = (0.0, 255.0)
+    dimmest: float = 0.0
     cut: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     outputs: int = 1
     multilabel: bool = False
@@ -84,6 +87,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         std,
         dataset.foreground_share(),
         (min(f.low for f in dataset.facts), max(f.high for f in dataset.facts)),
+        min(f.high for f in dataset.facts),
         cut,
         dataset.labels.channels,
         dataset.labels.multilabel,
@@ -93,28 +97,33 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
 
 
 def _cut(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Where to cut values off: at 0.1% and 99.9%, if the range beyond is `_TAIL` times as wide.
+    """Where to cut values off: per channel at 0.1% and 99.9%, if more lies far beyond.
 
-    8-bit pictures cannot have such outliers.
+    8-bit pictures have no such outliers; and where objects are as rare, they may be the outliers.
     """
-    if dataset.dtype == "uint8":
+    if dataset.dtype == "uint8" or dataset.foreground_share() < _CUT_FROM:
         return None
     levels = dataset.levels()
     low, high = levels[:, LEVELS.index(0.1)], levels[:, LEVELS.index(99.9)]
-    least = min(f.low for f in dataset.facts)
-    most = max(f.high for f in dataset.facts)
-    span = np.maximum(high - low, 1e-12)
-    if not (((most - high) > _TAIL * span) | ((low - least) > _TAIL * span)).any():
+    seen = [facts.statistics for facts in dataset.facts if facts.statistics is not None]
+    least = np.min([np.broadcast_to(one.lows, low.shape) for one in seen], axis=0)
+    most = np.max([np.broadcast_to(one.highs, high.shape) for one in seen], axis=0)
+    span = high - low
+    below, above = low - least > _TAIL * span, most - high > _TAIL * span
+    if (span <= 0).any() or not (below | above).any():
         return None
-    return tuple(low.tolist()), tuple(high.tolist())
+    return (
+        tuple(np.where(below, low, least).tolist()),
+        tuple(np.where(above, high, most).tolist()),
+    )
 
 
 def _of_levels(
     levels: NDArray[Any], low: Sequence[float], high: Sequence[float]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and spread per channel of values that are cut off, from their percentiles."""
-    fine = np.linspace(0.1, 99.9, 999)
-    values = np.stack([np.interp(fine, LEVELS, row) for row in levels])  # (channels, 999)
+    fine = np.linspace(0, 100, 1001)
+    values = np.stack([np.interp(fine, LEVELS, row) for row in levels])  # (channels, 1001)
     values = values.clip(np.array(low)[:, None], np.array(high)[:, None])
     std = values.std(axis=1)
     std[std == 0] = 1.0
@@ -275,7 +284,10 @@ def _outputs(seen: Fingerprint) -> tuple[int, str]:
 
 def _reading(data: DataConfig, seen: Fingerprint) -> Choices:
     """How pictures are read and cut off, which a model must do as its training did."""
-    choices: Choices = {"preprocessing.range": (seen.range, "of the training images")}
+    choices: Choices = {
+        "preprocessing.range": (seen.range, "of the training images"),
+        "preprocessing.dimmest": (seen.dimmest, "of the training images"),
+    }
     if seen.cut is not None:
         why = "values beyond are outliers: 0.1% on either side reach over 3 times the rest"
         choices["preprocessing.low"] = (seen.cut[0], why)

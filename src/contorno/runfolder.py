@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from contorno.data.dataset import Dataset
+from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.files import write_text
@@ -28,7 +29,7 @@ def write_split(
 ) -> None:
     """Write split.json: the files of every name in each part; what was left out and why.
 
-    How the masks were understood stands there too, for people; the model file has it for programs.
+    How the masks were understood stands there too, so that a resumed run need not decide again.
 
     Args:
         run: folder of the run.
@@ -39,7 +40,7 @@ def write_split(
     """
     parts: dict[str, Any] = {
         "rule": rule,
-        "labels": training.labels.model_dump(include={"note", "names", "values", "table"}),
+        "labels": training.labels.model_dump(mode="json"),
     }
     if groups is not None:
         parts["groups"] = dict(groups)
@@ -77,6 +78,7 @@ def read_split(path: Path) -> dict[str, Any]:
     try:
         parts: dict[str, Any] = json.loads(path.read_text())
         names = [*parts["training"], *parts["validation"]]
+        parts["labels"] = Labels.model_validate(parts["labels"])
         for part in ("training", "validation"):
             parts[part] = [
                 Pair(name, tuple(map(Path, files["images"])), tuple(map(Path, files["masks"])))

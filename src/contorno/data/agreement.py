@@ -6,14 +6,14 @@ What is left is good to train on; every pair that is left out is a problem with 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from contorno.data.coding import MasksError, decide, overlap, value_word
-from contorno.data.evidence import Evidence, MaskFacts, gather, labelled
-from contorno.data.facts import Facts
-from contorno.data.labels import Labels, Row, misread
+from contorno.data.coding import MasksError, decide, overlap, retell, value_word
+from contorno.data.evidence import Evidence, MaskFacts, gather, labelled, numbers_classes
+from contorno.data.facts import Examined, Facts
+from contorno.data.labels import IGNORE, Labels, Row, misread
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError, as_channels, read_channels
@@ -38,12 +38,38 @@ class Reading:
             pairs in which they can.
     """
 
-    foreground: str = "bright"
+    foreground: str | None = None
     classes: str | None = None
     ignore: str | None = None
     layers: tuple[str, ...] = ()
     pages: bool = False
     upright: bool | None = None
+
+
+def turned_alike(
+    good: Good, look: Callable[[Pair], Examined | list[Problem]], keep: Callable[..., None]
+) -> tuple[Good, bool]:
+    """Pictures whose size does not tell are turned as most of those whose size does.
+
+    Args:
+        good: examined as they are stored, where sizes do not tell.
+        look: examines a pair turned.
+        keep: called with each pair that was turned now and its result.
+
+    Returns:
+        The pairs, and whether they are turned.
+    """
+    turned = sum(facts.turned for _, facts in good)
+    if not turned > sum(facts.as_stored for _, facts in good):
+        return good, False
+    again: Good = []
+    for pair, facts in good:
+        seen = look(pair) if facts.exif else None
+        if isinstance(seen, Examined):
+            keep(pair, seen)
+            facts = seen.facts
+        again.append((pair, facts))
+    return again, True
 
 
 def usable_pairs(
@@ -97,14 +123,13 @@ def understand(
 def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | None) -> Labels:
     seen = gather(masks)
     kind = common_kind(masks, "grey" if labels is None else labels.kind)
-    asked = reading.foreground != "bright" or reading.classes or reading.ignore
+    asked = reading.foreground or reading.classes or reading.ignore
     if labels is not None and not asked:
         alike = (labels.kind == "colour") == (kind == "colour")
         if alike and (labels.reads(seen.counts) or len(seen.counts) == 1):
             return labels.model_copy(update={"table": _retold(labels, seen)})
-    foreground = reading.foreground
-    if labels is not None and foreground == "bright" and labels.values[0] > labels.values[1]:
-        foreground = "dark"
+    dark = labels is not None and labels.values[0] > labels.values[1]
+    foreground = reading.foreground or ("dark" if dark else "bright")
     take = partial(
         decide,
         foreground=foreground,
@@ -125,7 +150,28 @@ def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | N
             f"these masks hold {len(decided.names)} classes ({decided.note}); the model has "
             f"{len(labels.names)} ({labels.note}). Say which value is which: --classes"
         )
+    if labels is not None and not reading.classes and len(labels.names) > 2:
+        _require_same_meaning(decided, labels)
     return decided
+
+
+def retold(labels: Labels, good: Good) -> Labels:
+    """The same decision with the shares of the masks that are left."""
+    if labels.multilabel:
+        return labels
+    return retell(labels, gather([facts.masks[0] for _, facts in good]))
+
+
+def _require_same_meaning(decided: Labels, labels: Labels) -> None:
+    """Values that two codings share must be the same classes; else they are paired by guesswork."""
+    known, found = dict(labels.lookup), dict(decided.lookup)
+    shared = {value for value in known.keys() & found.keys() if known[value] not in (0, IGNORE)}
+    strange = [value for value, index in found.items() if value not in known and index != IGNORE]
+    if (shared and strange) or any(known[value] != found[value] for value in shared):
+        raise InputError(
+            f"these masks hold other values ({decided.note}) than those of the model "
+            f"({labels.note}). Say which value is which class: --classes"
+        )
 
 
 def _retold(labels: Labels, seen: Evidence) -> tuple[Row, ...]:
@@ -189,11 +235,14 @@ def _fits(pair: Pair, facts: Facts, channels: int) -> bool:
 
 def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None) -> Good:
     """Leave out masks of another kind than most; bring those without any colour in line."""
-    kind = common_kind([facts.masks[layer] for _, facts in good], kind or "grey")
+    masks = [facts.masks[layer] for _, facts in good]
+    mixed = _greys_are_colours(masks)
+    kind = "colour" if mixed else common_kind(masks, kind or "grey")
     kept = []
     for pair, facts in good:
         mask = facts.masks[layer]
-        if mask.kind != kind and len(mask.counts) > 1:
+        as_colour = mixed and mask.kind == "grey"
+        if mask.kind != kind and len(mask.counts) > 1 and not as_colour:
             problems.append(
                 Problem(
                     str(pair.masks[layer]),
@@ -205,10 +254,21 @@ def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None)
             )
             continue
         if mask.kind == "grey" and kind == "colour":
-            mask = replace(mask, counts={v * 0x010101: n for v, n in mask.counts.items()})
-        masks = tuple(mask if i == layer else m for i, m in enumerate(facts.masks))
-        kept.append((pair, replace(facts, masks=masks)))
+            counts, solid, between = (
+                {value * 0x010101: number for value, number in part.items()}
+                for part in (mask.counts, mask.solid, mask.between)
+            )
+            mask = replace(mask, counts=counts, solid=solid, between=between)
+        changed = tuple(mask if i == layer else m for i, m in enumerate(facts.masks))
+        kept.append((pair, replace(facts, masks=changed)))
     return kept
+
+
+def _greys_are_colours(masks: Sequence[MaskFacts]) -> bool:
+    """Whether the greys of masks without colour are among the colours of the others."""
+    colours = {value for mask in masks if mask.kind == "colour" for value in mask.counts}
+    greys = {value * 0x010101 for mask in masks if mask.kind == "grey" for value in mask.counts}
+    return bool(colours) and bool(greys) and greys <= colours
 
 
 def _one_palette(good: Good, problems: list[Problem], layer: int) -> Good:
@@ -241,8 +301,11 @@ def _one_palette(good: Good, problems: list[Problem], layer: int) -> Good:
 
 
 def _indices(mask: MaskFacts) -> dict[tuple[int, ...], int]:
-    """Index of each colour that a palette mask uses."""
-    return {mask.palette[3 * i : 3 * i + 3]: i for i in mask.counts} if mask.palette else {}
+    """Index of each colour that a palette mask uses, of colours that have one index only."""
+    colours = [mask.palette[at : at + 3] for at in range(0, len(mask.palette), 3)]
+    times = Counter(colours)
+    used = [index for index in mask.counts if 0 <= index < len(colours)]
+    return {colours[index]: index for index in used if times[colours[index]] == 1}
 
 
 def well_read(good: Good, problems: list[Problem], labels: Labels) -> Good:
@@ -270,7 +333,8 @@ def _coded_otherwise(labels: Labels, mask: MaskFacts, path: str) -> Problem | No
     drawn = [v for v in strange if (mask.solid or mask.counts).get(v, 0) > 0.05 * mask.counts[v]]
     if labels.others == "foreground" or not strange:
         return None
-    if len(mask.counts) > _SOFT and labels.kind != "palette":
+    numbered = labels.kind == "grey" and numbers_classes(known)
+    if len(mask.counts) > _SOFT and labels.kind != "palette" and not (numbered and drawn):
         seen = gather([mask])
         if labelled(seen, known, labels.kind, least=_LEAST) or len(mask.counts) < _SMOOTH:
             return None

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from contorno.data.agreement import Good, Reading, understand, usable_pairs, well_read
+from contorno.data.agreement import (
+    Good,
+    Reading,
+    retold,
+    turned_alike,
+    understand,
+    usable_pairs,
+    well_read,
+)
 from contorno.data.coding import MasksError
-from contorno.data.copies import copy_findings, find_copies, group_leaks, groups_found
+from contorno.data.copies import Copy, copy_findings, find_copies, group_leaks, groups_found
 from contorno.data.evidence import gather
 from contorno.data.facts import examine, in_order
 from contorno.data.groups import Grouping, by_pattern, guess, joined
@@ -70,19 +78,23 @@ def check(
     """
     done = Checked()
     good: Good = []
-    look = partial(examine, pages=reading.pages, upright=bool(reading.upright))
+    look = partial(examine, pages=reading.pages)
     for pair, result in in_order(pairs, look, workers):
         advance()
         if isinstance(result, list):
             done.findings += result
         else:
-            done.findings += result.facts.findings
-            good.append((pair, replace(result.facts, findings=())))
+            good.append((pair, result.facts))
+    good, _ = turned_alike(good, partial(look, upright=True), lambda *_: None)
+    done.findings += [finding for _, facts in good for finding in facts.findings]
     good = usable_pairs(good, done.findings)
     try:
         if good:
             done.labels = understand([facts.masks for _, facts in good], reading)
-            good = well_read(good, done.findings, done.labels)
+            agreed = well_read(good, done.findings, done.labels)
+            if agreed:
+                done.labels = retold(done.labels, agreed)
+            good = agreed
     except MasksError as error:
         place = str(good[0][0].mask.parent)
         words, _, fix = str(error).partition(". ")
@@ -114,8 +126,21 @@ def look_at_set(
     findings += copy_findings(good, equal, alike, validation)
     if grouping is not None and validation:
         findings += group_leaks(good, grouping, validation)
-    together = [(names[i], names[j]) for i, j, _ in [*equal, *alike]]
-    return findings, joined(names, grouping, together)
+    return findings, _kept_together(names, grouping, equal, alike)
+
+
+def _kept_together(
+    names: Sequence[str], grouping: Grouping | None, equal: Sequence[Copy], alike: Sequence[Copy]
+) -> Grouping | None:
+    """Groups and copies; pictures that are nearly alike only where that leaves a set to part.
+
+    Aligned pictures of one part differ in a small defect alone, and are no copies.
+    """
+    for copies in ([*equal, *alike], equal, ()):
+        whole = joined(names, grouping, [(names[i], names[j]) for i, j, _ in copies])
+        if whole is None or 2 * max(Counter(whole.of.values()).values()) <= len(names):
+            return whole
+    return grouping
 
 
 # The set
@@ -189,7 +214,8 @@ def _balance(good: Good, labels: Labels, validation: Collection[str]) -> Iterato
         lookups[0].get(v) == 0 for _, facts in good for v in facts.masks[0].counts
     ):
         yield _class_missing(place, labels.names[0])
-    validates = np.array([pair.name in set(validation) for pair, _ in good])
+    chosen = set(validation)
+    validates = np.array([pair.name in chosen for pair, _ in good])
     for name, share, present in zip(labels.scored, shares, (pixels > 0).T, strict=True):
         if not present.any():
             yield _class_missing(place, name)

@@ -77,6 +77,14 @@ def decide(
     return labels.model_copy(update={"table": _table(seen, labels, kind)})
 
 
+def retell(labels: Labels, seen: Evidence) -> Labels:
+    """A decision, its words and its table with the shares of other evidence."""
+    note = labels.note
+    if labels.others == "nearest" and not note.endswith(_ASKED):
+        note = _found_note(seen, labels, labels.kind)
+    return labels.model_copy(update={"note": note, "table": _table(seen, labels, labels.kind)})
+
+
 def overlap(parts: Mapping[str, Labels]) -> Labels:
     """Labels of classes that may overlap, from those of each class's own masks.
 
@@ -149,7 +157,7 @@ def _named(seen: Evidence, text: str, ignored: set[int], kind: str) -> Labels:
         values=tuple(values),
         names=tuple(names),
         lookup=tuple(sorted(lookup.items())),
-        note=_note(seen, values, names, kind) + " (as asked)",
+        note=_note(seen, values, names, kind) + _ASKED,
     )
 
 
@@ -174,7 +182,7 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
             drawn_values(seen, kind)
         )  # soft edges and noise go to the nearest of these
         lookup = {value: int(value in front) for value in drawn | front | {ground_value}}
-    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}) + " (as asked)"
+    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}) + _ASKED
     return Labels(
         values=(ground_value, front_value),
         lookup=tuple(sorted((lookup | dict.fromkeys(ignored, IGNORE)).items())),
@@ -186,6 +194,7 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
 # What the masks say
 
 _NAMES = ("background", "foreground")
+_ASKED = " (as asked)"  # ends the words of what the user decided
 
 
 def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Labels:
@@ -209,7 +218,7 @@ def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Label
         )
     if not ignored and is_void(seen, drawn):
         ignored = {IGNORE}
-    drawn = one_coding(seen, drawn)
+    drawn = one_coding(seen, drawn, kind)
     drawn = [v for v in drawn if v not in ignored]
     ground = _background(seen, drawn, kind, dark=dark)
     ordered = [ground, *sorted(v for v in drawn if v != ground)]
@@ -241,8 +250,8 @@ def _instances(seen: Evidence, ignored: set[int]) -> Labels:
 def _background(seen: Evidence, drawn: Sequence[int], kind: str, *, dark: bool) -> int:
     if dark:
         return max(drawn)
-    if kind == "colour" and 0 not in drawn:
-        return max(drawn, key=lambda v: seen.counts[v])  # a white page, say
+    if 0 not in drawn and (kind == "colour" or len(drawn) > 2):
+        return max(drawn, key=lambda v: seen.counts[v])  # a white page, or 2 of a trimap, say
     return min(drawn)
 
 

@@ -18,6 +18,8 @@ from contorno.data.agreement import (
     Good,
     Reading,
     common_channels,
+    retold,
+    turned_alike,
     understand,
     usable_pairs,
     well_read,
@@ -72,7 +74,8 @@ class Dataset:
             ImageError: a file that was good has vanished or changed.
         """
         if index in self._cache:
-            return self._cache[index]
+            image, classes = self._cache[index]
+            return as_channels(image, self.channels, path=str(self.pairs[index].image)), classes
         pair, turned = self.pairs[index], self.facts[index].turned
         image = read_channels(pair.images, pages=self.pages, upright=turned).array
         masks = [read_raw_mask(path) for path in pair.masks]
@@ -153,6 +156,7 @@ def load(
     workers: int,
     reading: Reading | None = None,
     labels: Labels | None = None,
+    fixed: bool = False,
     channels: int | None = None,
     dtype: str | None = None,
     cache_limit: int = 0,
@@ -165,6 +169,7 @@ def load(
         workers: threads that decode.
         reading: what the user said of pictures and masks.
         labels: an earlier decision (a trained model's), kept if these masks are coded like it.
+        fixed: whether it is kept in any case.
         channels, dtype: what a trained model needs; the commonest of the images when None.
         cache_limit: bytes of decoded data to keep; the rest is decoded again when needed.
         advance: called after each pair.
@@ -183,9 +188,10 @@ def load(
 
     def keep(pair: Pair, seen: Examined) -> None:
         nonlocal taken
-        if taken + seen.facts.bytes <= cache_limit:
+        size = seen.image.nbytes + sum(mask.values.nbytes for mask in seen.masks)
+        if pair.name in kept or taken + size <= cache_limit:
+            taken += 0 if pair.name in kept else size
             kept[pair.name] = (seen.image, seen.masks)
-            taken += seen.facts.bytes
 
     look = partial(examine, pages=reading.pages, statistics=True)
     first = partial(look, upright=bool(reading.upright))
@@ -198,15 +204,18 @@ def load(
             keep(pair, result)
     upright = reading.upright
     if upright is None:
-        upright = any(facts.turned for _, facts in good)
-        good = _turned_too(good, partial(look, upright=True), keep) if upright else good
+        good, upright = turned_alike(good, partial(look, upright=True), keep)
     good = usable_pairs(good, problems, channels=channels, dtype=dtype, labels=labels)
     if not good:
         raise InputError("no usable pair of image and mask", problems)
-    labels = understand([facts.masks for _, facts in good], reading, labels)
-    good = well_read(good, problems, labels)
-    if not good:
+    if not fixed or labels is None:
+        labels = understand([facts.masks for _, facts in good], reading, labels)
+    agreed = well_read(good, problems, labels)
+    if not agreed:
         raise InputError("no usable pair of image and mask", problems)
+    if len(agreed) < len(good) and not fixed:
+        labels = retold(labels, agreed)
+    good = agreed
     channels = channels or common_channels([facts for _, facts in good])
     dataset = Dataset(
         [pair for pair, _ in good],
@@ -219,8 +228,7 @@ def load(
     )
     for index, (pair, _) in enumerate(good):
         if pair.name in kept:
-            image, masks = kept.pop(pair.name)
-            image = as_channels(image, channels, path=str(pair.image))
+            image, masks = kept.pop(pair.name)  # grey is repeated when it is read: it is smaller
             dataset._cache[index] = (image, class_map(masks, labels))
     return dataset, problems
 
@@ -235,20 +243,6 @@ def class_map(masks: Sequence[RawMask], labels: Labels) -> Array:
             for part, mask in zip(labels.parts, masks, strict=True)
         ]
     )
-
-
-def _turned_too(
-    good: Good, look: Callable[[Pair], Examined | list[Problem]], keep: Callable[..., None]
-) -> Good:
-    """Pictures whose size does not tell are turned as those whose size does."""
-    again: Good = []
-    for pair, facts in good:
-        seen = look(pair) if facts.exif else None
-        if isinstance(seen, Examined):
-            keep(pair, seen)
-            facts = seen.facts
-        again.append((pair, facts))
-    return again
 
 
 def _values(mask: RawMask, kind: str) -> Array:

@@ -22,15 +22,17 @@ from contorno.data.labels import IGNORE, MOST_CLASSES, count_values, distance
 from contorno.images import RawMask
 
 Array = NDArray[Any]
-_SPAN = 32  # greys closer together are numbers of classes, never noise around a class
 _HAZE = 0.15  # of the span: how far compression noise strays from the value that was drawn
 _COMMON = 0.05  # of the pixels that are not background: more is no stray value
 _LABELLED = 0.4  # of those pixels: fewer in the drawn values (or near) are no label masks
 _MANY = 32  # colours: more come from compression, not from drawing
 _CLEAN = 4  # values: a mask of so few has no compression noise
+_RARE = 1e-4  # of the pixels that are not background: fewer, and none solid, is a stray value
+_STRAY = 0.005  # of them: fewer, where nothing is solid, may be slips of the hand
 _ONE_CODING = 0.8  # of the masks of two values: if so many agree, the rest is coded otherwise
-_OBJECTS = 12  # values: more may be numbered objects
-_KEPT = 2048  # values of one mask that are remembered; of a photograph only
+_PIECES = 0.9  # of the values of numbered objects are in one piece
+_SEEN = 512  # values of which that is looked at
+_KEPT = 256  # values of one mask that are remembered; numbered objects and photographs have more
 _MOST = 65_536  # values of all masks that are
 
 Counts = dict[int, int]
@@ -64,7 +66,7 @@ def look_at(mask: RawMask) -> MaskFacts:
     if len(counts) > 2:
         solid, between = _neighbours(mask.values)
         if mask.kind != "colour":
-            numbered = _numbered(mask.values, counts, solid)
+            numbered = _numbered(mask.values, counts)
     if len(counts) > _KEPT:
         kept = set(sorted(counts, key=lambda v: -counts[v])[:_KEPT])
         counts, solid, between = (
@@ -87,19 +89,20 @@ def _neighbours(values: Array) -> tuple[Counts, Counts]:
     )
 
 
-def _numbered(values: Array, counts: Counts, solid: Counts) -> bool:
-    """Whether the values that were drawn are many and each is one connected piece."""
-    drawn = [v for v in counts if v > 0 and (solid.get(v, 0) or counts[v] < 9)]
-    if len(drawn) < 4 or sum(counts[v] for v in drawn) < sum(counts.values()) - counts.get(0, 0):
-        return False
+def _numbered(values: Array, counts: Counts) -> bool:
+    """Whether the values besides 0 are many and each is one connected piece."""
     order = np.array(sorted(counts), np.int64)
     ranks = np.searchsorted(order, values) + 1  # find_objects wants small positive numbers
-    boxes = ndimage.find_objects(ranks)
-    pieces = 0
-    for value in drawn[:512]:
-        rank = int(np.searchsorted(order, value)) + 1
-        pieces += ndimage.label(ranks[boxes[rank - 1]] == rank, np.ones((3, 3)))[1] == 1
-    return bool(pieces >= 0.9 * min(len(drawn), 512))
+    boxes = [
+        (rank, box)
+        for rank, box in enumerate(ndimage.find_objects(ranks), 1)
+        if order[rank - 1] > 0 and box is not None
+    ][:_SEEN]
+    area = sum((box[0].stop - box[0].start) * (box[1].stop - box[1].start) for _, box in boxes)
+    if len(boxes) < 4 or area > 20 * values.size:  # scattered all over: no objects
+        return False
+    pieces = sum(ndimage.label(ranks[box] == rank, np.ones((3, 3)))[1] == 1 for rank, box in boxes)
+    return bool(pieces >= _PIECES * len(boxes))
 
 
 @dataclass
@@ -157,18 +160,24 @@ def drawn_values(seen: Evidence, kind: str) -> list[int]:
     values = sorted(seen.counts, key=lambda v: -seen.counts[v])
     if len(values) <= 2 or kind == "palette":
         return values
-    narrow = kind == "grey" and max(values) - min(values) < _SPAN
+    narrow = kind == "grey" and numbers_classes(values)
     haze = _HAZE * (max(values) - min(values)) if kind == "grey" else 40
     others = max(seen.pixels - seen.counts[values[0]], 1)  # all but the commonest
     drawn: list[int] = []
     for value in values:
         count, solid = seen.counts[value], seen.solid.get(value, 0)
+        if count < _RARE * others and solid == 0:
+            continue
         common = count > _COMMON * others
-        line = kind == "grey" and seen.between.get(value, 0) < count / 2 and (narrow or common)
-        # Lines of one pixel between two others are between; better a class too many than one lost.
-        line = line or (common and (narrow or len(values) == 3))
-        rare = count < 1e-4 * others and solid == 0
-        if not (solid > 0.01 * count or line) or rare:
+        if kind == "colour":
+            line = len(values) <= _MANY
+        else:
+            few = common or (len(values) <= _CLEAN and count > _STRAY * others)
+            line = few and seen.between.get(value, 0) < count / 2
+            # Lines of one pixel between two others are between. Class numbers are hardly ever
+            # scaled softly, and a class too many shows, while one that is lost does not.
+            line = line or narrow or (common and len(values) == 3)
+        if not (solid > 0.01 * count or line):
             continue
         if not narrow and _is_haze(value, drawn, seen, haze, kind):
             continue
@@ -176,6 +185,12 @@ def drawn_values(seen: Evidence, kind: str) -> list[int]:
         if len(drawn) > 4 * MOST_CLASSES:  # no classes; perhaps numbered objects
             break
     return drawn
+
+
+def numbers_classes(values: Collection[int]) -> bool:
+    """Whether greys are so small that they number classes, with no noise around them."""
+    numbers = [value for value in values if value != IGNORE]
+    return len(numbers) > 1 and max(numbers) - min(numbers) < MOST_CLASSES
 
 
 def _is_haze(value: int, drawn: Sequence[int], seen: Evidence, reach: float, kind: str) -> bool:
@@ -216,15 +231,17 @@ def are_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
     """Whether values are numbers of objects: each in one piece, in numbers that vary."""
     if 2 * seen.numbered < seen.masks or len(drawn) < 6:
         return False
-    sizes = {len(values) for values in seen.sets}
+    sizes = [len(values) for values in seen.sets]
+    vary = len(set(sizes)) >= 3
     counted = sum(
         number for values, number in seen.sets.items() if max(values) == len(values - {0})
     )  # 1, 2, 3 ... without a gap
     ids = sum(seen.images[value] == 1 for value in drawn)  # numbers that no other mask has
-    return len(drawn) > MOST_CLASSES or (
-        (ids >= len(drawn) - 1 > seen.masks > 1)
+    return (
+        len(drawn) > MOST_CLASSES
+        or (ids >= len(drawn) - 1 > seen.masks > 1)
         or min(v for v in drawn if v) > 255
-        or (len(sizes) > 1 and (counted >= 0.8 * seen.masks or len(drawn) > 2 * _OBJECTS))
+        or (vary and counted >= 0.8 * seen.masks)
     )
 
 
@@ -234,23 +251,24 @@ def is_void(seen: Evidence, drawn: Sequence[int]) -> bool:
     Never when it is the only foreground, or never together with another class in one mask.
     """
     numbers = sorted(v for v in drawn if v != IGNORE)
-    if IGNORE not in drawn or len(numbers) < 2 or numbers[-1] - numbers[0] != len(numbers) - 1:
+    if IGNORE not in drawn or len(numbers) < 2:
         return False
     together = any(IGNORE in values and len(values) > 2 for values in seen.sets)
     return numbers[0] in (0, 1) and numbers[-1] < MOST_CLASSES and together
 
 
-def one_coding(seen: Evidence, drawn: list[int]) -> list[int]:
+def one_coding(seen: Evidence, drawn: list[int], kind: str) -> list[int]:
     """The values of the commonest coding, where every mask has two values and most have the same.
 
-    1 in some masks and 255 in the others are surely two codings; of others, at least `_ONE_CODING`
-    must agree. The masks of another coding are reported, one by one.
+    1 in some masks and 255 in the others are surely two codings; of other greys, at least
+    `_ONE_CODING` of the masks must agree. The masks of another coding are reported, one by one.
     """
     pairs = Counter({values: n for values, n in seen.sets.items() if len(values) == 2})
     if len(drawn) < 3 or not pairs or any(len(values) > 2 for values in seen.sets):
         return drawn
     values, number = pairs.most_common(1)[0]
     known = set(drawn) == {0, 1, 255} and values in ({0, 1}, {0, 255})
-    if known or number >= _ONE_CODING * pairs.total():
+    spaced = kind == "grey" and max(drawn) - min(drawn) >= MOST_CLASSES  # not 0/1 beside 0/2
+    if known or (spaced and number >= _ONE_CODING * pairs.total()):
         return [v for v in drawn if v in values]
     return drawn

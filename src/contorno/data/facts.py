@@ -48,12 +48,15 @@ class Statistics:
 
     Args:
         sums, squares: per channel, over all pixels.
+        lows, highs: smallest and largest value per channel.
         levels: (channels, len(LEVELS)) percentiles.
         digest: SHA-256 of all decoded values.
     """
 
     sums: tuple[float, ...]
     squares: tuple[float, ...]
+    lows: tuple[float, ...]
+    highs: tuple[float, ...]
     levels: Array
     digest: bytes
 
@@ -68,7 +71,8 @@ class Facts:
         low, high: smallest and largest value of the image.
         masks: what each mask tells.
         turned: whether the rotation that EXIF asks for was applied, since only then the mask fits.
-        exif: whether there was a rotation, and the sizes cannot tell if the mask expects it.
+        as_stored: whether EXIF asks for a rotation, and the mask fits only without it.
+        exif: whether EXIF asks for one, and the sizes cannot tell if the mask expects it.
         check: quick checksums of image and mask, equal for equal contents.
         thumbnail: see `duplicates.thumbnail`.
         statistics: None where not asked for.
@@ -81,6 +85,7 @@ class Facts:
     high: float
     masks: tuple[MaskFacts, ...]
     turned: bool
+    as_stored: bool
     exif: bool
     check: tuple[bytes, bytes]
     thumbnail: Array
@@ -90,11 +95,6 @@ class Facts:
     @property
     def pixels(self) -> int:
         return self.shape[0] * self.shape[1]
-
-    @property
-    def bytes(self) -> int:
-        """Memory taken when cached: the image and one byte a pixel for each mask."""
-        return self.pixels * (self.shape[2] * np.dtype(self.dtype).itemsize + len(self.masks))
 
     def class_pixels(self, labels: Labels) -> list[int]:
         """Pixels of each scored class."""
@@ -158,6 +158,7 @@ def examine(
         high,
         tuple(look_at(mask) for mask in masks),
         turned,
+        picture.orientation != 1 and not turned and not unsure,
         unsure,
         (_checksum(array), b"".join(_checksum(mask.values) for mask in masks)),
         small,
@@ -358,6 +359,8 @@ def _statistics(image: Array, masks: Sequence[RawMask]) -> Statistics:
     return Statistics(
         tuple(float(flat[:, c].sum(dtype=np.float64)) for c in channels),
         tuple(float(np.square(flat[:, c], dtype=np.float64).sum()) for c in channels),
+        tuple(flat.min(axis=0).astype(float).tolist()),
+        tuple(flat.max(axis=0).astype(float).tolist()),
         np.percentile(sample, LEVELS, axis=0).T.astype(np.float32),
         hasher.digest(),
     )
