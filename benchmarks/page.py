@@ -9,6 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+BAD = ("silently wrong", "crash", "hang")
 FIGURES = {
     "dice": "Dice",
     "iou": "IoU",
@@ -153,11 +154,52 @@ def depths(results: dict[str, Any]) -> str:
     return f"""## The same pictures in other types
 
 `python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS --epochs {results["epochs"]} --images
-{results["train_images"]} --widths {results["widths"]}`: the pictures as 8-bit PNG, as 16-bit TIFF (times 257), as float TIFF (0
-to 1) and with two of the channels repeated (5 channels), trained with the same seed and steps,
-scored on the {results["test_images"]} test images. Machine: {results["machine"]}.
+{results["train_images"]} --widths {results["widths"]}`: the pictures
+as 8-bit PNG, as 16-bit TIFF (times 257), as float TIFF (0 to 1) and with two of the channels repeated
+(5 channels), trained with the same seed and steps, scored on the {results["test_images"]} test images. Machine: {results["machine"]}.
 
 {chr(10).join(rows)}
+"""
+
+
+def odd_inputs(results: dict[str, Any]) -> str:
+    tools = [t for t in results["tools"] if t in results["versions"]]
+    cases = [c for c in results["cases"].values() if c["group"] != "control"]
+    kinds = ("right", "caught", "left out", "silently wrong", "crash", "hang", "n/a")
+    found = {
+        tool: [c["outcomes"].get(tool, {}).get("outcome", "-") for c in cases] for tool in tools
+    }
+    head = f" | {' | '.join(tools)} |\n" + "|---" * (len(tools) + 1) + "|\n"
+    sums = "\n".join(
+        f"| {kind} | " + " | ".join(str(found[tool].count(kind)) for tool in tools) + " |"
+        for kind in kinds
+    )
+    rows = "\n".join(
+        f"| {case['title']} | "
+        + " | ".join(f"**{o}**" if o in BAD else o for o in (found[tool][index] for tool in tools))
+        + " |"
+        for index, case in enumerate(cases)
+    )
+    used = "\n".join(
+        f"- {results['tools'][tool]}"
+        + "".join(f"; {name} {version}" for name, version in results["versions"][tool].items())
+        for tool in tools
+    )
+    return f"""## Odd inputs
+
+`python benchmarks/odd_inputs.py --out SETS --peers PYTHON --milesial CHECKOUT`: sets of eight pairs
+that are good but for one thing, read by each tool as its documentation says, and compared with what
+was drawn. One rule for all: *right*, every pair is read as meant; *caught*, an error or a warning
+names the file or the problem; *left out*, the odd pair is dropped without a word; *silently wrong*,
+it goes on with an image or a mask that is false; *crash*, an error that names neither; *hang*, no
+end within minutes; *n/a*, the case cannot be in the tool's layout. The messages and values behind
+every cell stand in `benchmarks/results/odd_inputs.json`.
+
+{used}
+
+| of {len(cases)} inputs{head}{sums}
+
+| input{head}{rows}
 """
 
 
@@ -176,6 +218,7 @@ SECTIONS = {
     "classic": classic,
     "check": check,
     "depths": depths,
+    "odd_inputs": odd_inputs,
 }
 
 if __name__ == "__main__":

@@ -229,7 +229,17 @@ def _balance(good: Good, labels: Labels, validation: Collection[str]) -> Iterato
                 "class-not-in-validation",
                 "warning",
             )
-        if share < _RARE or (present.sum() == 1 and len(good) >= _FEW):
+        if present.sum() == 1 and len(good) > 3 and len(labels.scored) > 1 and not labels.asked:
+            (one,) = np.flatnonzero(present)
+            yield Problem(
+                str(good[one][0].mask),
+                f"holds {name!r}, which no other mask does",
+                "values that several masks hold",
+                "correct the mask, or name the class if it is one: --classes",
+                "undeclared-value",
+                "warning",
+            )
+        elif share < _RARE or (present.sum() == 1 and len(good) >= _FEW):
             yield Problem(
                 place,
                 f"the class {name!r} has {100 * share:.2g}% of the pixels, in "
@@ -267,7 +277,7 @@ def _codings(good: Good, labels: Labels) -> Iterator[Problem]:
         place = str(good[0][0].masks[layer].parent)
         seen = gather([facts.masks[layer] for _, facts in good])
         others = [v for v in seen.counts if v not in dict(part.lookup)]
-        if part.others == "foreground" and "asked" not in part.note:
+        if part.others == "foreground" and not part.asked:
             yield Problem(
                 place,
                 f"the values look like numbers of objects (up to {max(seen.counts)})",

@@ -17,7 +17,7 @@ from contorno.data.evidence import (
     labelled,
     one_coding,
 )
-from contorno.data.labels import IGNORE, MOST_CLASSES, MOST_LAYERS, Labels, Row, plain
+from contorno.data.labels import ASKED, IGNORE, MOST_CLASSES, MOST_LAYERS, Labels, Row, plain
 from contorno.errors import ConfigError, InputError
 
 
@@ -80,7 +80,7 @@ def decide(
 def retell(labels: Labels, seen: Evidence) -> Labels:
     """A decision, its words and its table with the shares of other evidence."""
     note = labels.note
-    if labels.others == "nearest" and not note.endswith(_ASKED):
+    if labels.others == "nearest" and not labels.asked:
         note = _found_note(seen, labels, labels.kind)
     return labels.model_copy(update={"note": note, "table": _table(seen, labels, labels.kind)})
 
@@ -157,7 +157,7 @@ def _named(seen: Evidence, text: str, ignored: set[int], kind: str) -> Labels:
         values=tuple(values),
         names=tuple(names),
         lookup=tuple(sorted(lookup.items())),
-        note=_note(seen, values, names, kind) + _ASKED,
+        note=_note(seen, values, names, kind) + ASKED,
     )
 
 
@@ -182,7 +182,7 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
             drawn_values(seen, kind)
         )  # soft edges and noise go to the nearest of these
         lookup = {value: int(value in front) for value in drawn | front | {ground_value}}
-    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}) + _ASKED
+    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}) + ASKED
     return Labels(
         values=(ground_value, front_value),
         lookup=tuple(sorted((lookup | dict.fromkeys(ignored, IGNORE)).items())),
@@ -194,7 +194,6 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
 # What the masks say
 
 _NAMES = ("background", "foreground")
-_ASKED = " (as asked)"  # ends the words of what the user decided
 
 
 def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Labels:

@@ -22,6 +22,7 @@ from contorno.images import RawMask, write_mask
 Array = NDArray[Any]
 IGNORE = 255  # in a class map of exclusive classes
 MOST_CLASSES = 64  # exclusive ones: more are surely numbered objects
+ASKED = " (as asked)"  # ends the note on what the user decided
 MOST_LAYERS = 8  # overlapping ones: a class map has eight bits
 
 
@@ -97,6 +98,11 @@ class Labels(BaseModel):
     def scored(self) -> tuple[str, ...]:
         """Names of the classes that are looked for: all but background."""
         return self.names if self.multilabel else self.names[1:]
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user said which value is which class."""
+        return self.note.endswith(ASKED)
 
     @property
     def ignored(self) -> tuple[int, ...]:
