@@ -155,8 +155,9 @@ def depths(results: dict[str, Any]) -> str:
 
 `python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS --epochs {results["epochs"]} --images
 {results["train_images"]} --widths {results["widths"]}`: the pictures
-as 8-bit PNG, as 16-bit TIFF (times 257), as float TIFF (0 to 1) and with two of the channels repeated
-(5 channels), trained with the same seed and steps, scored on the {results["test_images"]} test images. Machine: {results["machine"]}.
+as 8-bit PNG, as 16-bit TIFF (times 257), as float TIFF (0 to 1) and with two of the channels
+repeated (5 channels), trained with the same seed and steps, scored on the
+{results["test_images"]} test images. Machine: {results["machine"]}.
 
 {chr(10).join(rows)}
 """

@@ -451,6 +451,7 @@ def predict(
         probabilities=probabilities,
         overlay=overlay,
         overwrite=overwrite,
+        workers=cores(),
     )
     outcome.problems[:0] = problems
     return outcome

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from contorno.ahead import Behind, in_order
 from contorno.checkpoint import ModelCard
 from contorno.config import Preprocessing
 from contorno.data.facts import usable
@@ -110,8 +112,12 @@ def predict_files(
     probabilities: str | None = None,
     overlay: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
 ) -> Outcome:
     """Write one mask for each image, named after it.
+
+    Threads read ahead of the engine and write behind it; at most 2 x `workers` + 4 pictures are in
+    memory.
 
     Args:
         engine, card: the model.
@@ -121,60 +127,103 @@ def predict_files(
         probabilities: "png" for 16-bit PNG or "tif" for float32 TIFF, beside the mask.
         overlay: also draw the outline on the picture.
         overwrite: replace whatever stands there.
+        workers: threads that read, and as many that write.
 
     Returns:
         What was written, what was skipped as done before, and the problems.
     """
     outcome = Outcome()
     names = _unique_names(images, card.preprocessing.channels, outcome.problems)
-    with bar("Predicting", len(names)) as advance:
-        for files, name in names.items():
-            target = out / f"{name}.png"
-            extras = _extras(target, card, probabilities, overlay)
-            wanted = [*prediction_paths(target, card.labels), *extras]
-            try:
-                for path in files:
-                    _refuse_itself(path, wanted)
-                mark = " ".join([fingerprint, *(file_digest(path)[:16] for path in files)])
-                there = [file for file in wanted if file.exists()]
-                if not overwrite and there:
-                    for file in there:
-                        _done_before(file, mark)
-                    if there == wanted:
-                        outcome.skipped.append(target)
-                        continue
-                _predict_file(engine, card, files, target, extras, {_MARK: mark}, overlay)
-                outcome.written.append(target)
-            except ImageError as error:
-                outcome.problems.append(error.problem)
-            except OutOfMemory as error:
-                fix = "cut it into pieces, or use --device cpu"
-                outcome.problems.append(Problem(str(files[0]), str(error), "a smaller image", fix))
-            finally:
-                advance()
+    prepare = partial(
+        _prepare, card, out, fingerprint, probabilities=probabilities, overlay=overlay
+    )
+    tasks = (partial(prepare, *item, overwrite=overwrite) for item in names.items())
+    ready = in_order(tasks, workers, waiting=workers + 1)
+    with bar("Predicting", len(names)) as advance, Behind(workers, waiting=workers + 1) as write:
+        for job in ready:
+            if isinstance(job, Problem):
+                outcome.problems.append(job)
+            elif job.image is None:
+                outcome.skipped.append(job.target)
+            else:
+                _predict(engine, card, job, write, outcome)
+            advance()
     return outcome
 
 
-def _predict_file(
-    engine: Engine,
+@dataclass(frozen=True)
+class _Job:
+    """A picture that is read, and the files that are to be made of it.
+
+    Args:
+        name: of the picture's file, for people.
+        target: the mask, or where overlapping classes have folders, their common name.
+        maps: files of probabilities, one for each output of the network.
+        overlay: file of the picture with outlines, or None.
+        text: what the files say of their making.
+        image: (H, W, C), or None where everything was made before.
+    """
+
+    name: str
+    target: Path
+    maps: list[Path]
+    overlay: Path | None
+    text: dict[str, str]
+    image: Array | None
+
+
+def _prepare(
     card: ModelCard,
+    out: Path,
+    fingerprint: str,
     files: tuple[Path, ...],
-    target: Path,
-    extras: list[Path],
-    text: dict[str, str],
+    name: str,
+    *,
+    probabilities: str | None,
     overlay: bool,
-) -> None:
+    overwrite: bool,
+) -> _Job | Problem:
+    """Read a picture, unless all that is wanted of it is there, or say what is wrong."""
+    target = out / f"{name}.png"
+    maps = _map_paths(target, card, probabilities)
+    drawn = target.with_name(f"{target.stem}_overlay.png") if overlay else None
+    wanted = [*prediction_paths(target, card.labels), *maps, *([drawn] if drawn else [])]
+    try:
+        for path in files:
+            _refuse_itself(path, wanted)
+        mark = " ".join([fingerprint, *(file_digest(path)[:16] for path in files)])
+        there = [] if overwrite else [file for file in wanted if file.exists()]
+        for file in there:
+            _done_before(file, mark)
+        image = None if there == wanted else read_picture(card, files)
+    except ImageError as error:
+        return error.problem
+    return _Job(str(files[0]), target, maps, drawn, {_MARK: mark}, image)
+
+
+def _predict(engine: Engine, card: ModelCard, job: _Job, write: Behind, outcome: Outcome) -> None:
+    assert job.image is not None
+    try:
+        found = probability_map(engine, card, job.image, name=job.name)
+    except ImageError as error:
+        outcome.problems.append(error.problem)
+    except OutOfMemory as error:
+        fix = "cut it into pieces, or use --device cpu"
+        outcome.problems.append(Problem(job.name, str(error), "a smaller image", fix))
+    else:
+        write(partial(_write, card, job, found))
+        outcome.written.append(job.target)
+
+
+def _write(card: ModelCard, job: _Job, found: Array) -> None:
     """The mask goes last: while it is missing, the image counts as not done."""
-    image = read_picture(card, files)
-    result = probability_map(engine, card, image, name=str(files[0]))
-    classes = classify(result, card.labels, card.threshold)
-    maps = extras[:-1] if overlay else extras
-    for extra, one in zip(maps, result, strict=False):
-        write_probabilities(extra, one, text=text)
-    if overlay:
-        picture = draw_outline(image, classes, card.labels)
-        write_bytes(extras[-1], encode_png(picture, text=text))
-    write_prediction(target, classes, card.labels, text=text)
+    classes = classify(found, card.labels, card.threshold)
+    for path, one in zip(job.maps, found, strict=False):
+        write_probabilities(path, one, text=job.text)
+    if job.overlay is not None and job.image is not None:
+        picture = draw_outline(job.image, classes, card.labels)
+        write_bytes(job.overlay, encode_png(picture, text=job.text))
+    write_prediction(job.target, classes, card.labels, text=job.text)
 
 
 def draw_outline(image: Array, classes: Array, labels: Labels) -> Image.Image:
@@ -191,19 +240,15 @@ def draw_outline(image: Array, classes: Array, labels: Labels) -> Image.Image:
     return Image.fromarray(shown)
 
 
-def _extras(target: Path, card: ModelCard, probabilities: str | None, overlay: bool) -> list[Path]:
-    extras = []
-    if probabilities is not None:
-        classes = card.network.out_channels
-        named = len(card.labels.names) == classes
-        names = card.labels.names if named else range(classes)
-        marks = [""] if classes == 1 else [f"_{name}".replace(" ", "-") for name in names]
-        extras = [
-            target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks
-        ]
-    if overlay:
-        extras.append(target.with_name(f"{target.stem}_overlay.png"))
-    return extras
+def _map_paths(target: Path, card: ModelCard, probabilities: str | None) -> list[Path]:
+    """Files of probabilities, one for each output of the network."""
+    if probabilities is None:
+        return []
+    classes = card.network.out_channels
+    named = len(card.labels.names) == classes
+    names = card.labels.names if named else range(classes)
+    marks = [""] if classes == 1 else [f"_{name}".replace(" ", "-") for name in names]
+    return [target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks]
 
 
 def _unique_names(

@@ -5,24 +5,23 @@ No state exists that a resumed run would have to restore, and the number of work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from contorno.ahead import in_order
 from contorno.data.dataset import Dataset
 from contorno.data.labels import IGNORE, MOST_LAYERS
 from contorno.resample import resize
 
 Array = NDArray[Any]
 Example = tuple[str, Array, Array]  # name, image (h, w, C), class indices (h, w)
-T = TypeVar("T")
 _CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isensee et al. 2021)
 
 
@@ -61,7 +60,7 @@ class Sampler:
     def batches(self, epoch: int, *, start: int, workers: int) -> Iterator[Batch]:
         """The batches from step `start` of an epoch on, read and cut ahead by threads."""
         tasks = [partial(self._examples, epoch, step) for step in range(start, self.steps)]
-        for examples in _ahead(tasks, workers):
+        for examples in in_order(tasks, workers, waiting=min(workers, 3) + 1):
             yield self._collate(examples)
 
     def rng(self, *key: int) -> np.random.Generator:
@@ -168,22 +167,3 @@ def _channels_last(images: Array) -> Tensor:
     """(N, H, W, C) as a tensor (N, C, H, W) that lies in memory as it did, channels last."""
     images = images.astype(np.int32) if images.dtype == np.uint16 else images  # torch lacks uint16
     return torch.from_numpy(np.require(images, requirements=("C", "W"))).permute(0, 3, 1, 2)
-
-
-def _ahead(tasks: Sequence[Callable[[], T]], workers: int) -> Iterator[T]:
-    """Results in order, `workers` of them being prepared meanwhile; in line when 0."""
-    if workers < 1:
-        yield from (task() for task in tasks)
-        return
-    ahead = min(workers, 3) + 1  # batches that wait in memory
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(task) for task in tasks[:ahead]]
-        try:
-            for position in range(len(tasks)):
-                result = waiting.pop(0).result()
-                if position + ahead < len(tasks):
-                    waiting.append(pool.submit(tasks[position + ahead]))
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -26,7 +26,7 @@ from contorno.data.agreement import (
 from contorno.data.coding import MasksError
 from contorno.data.copies import Copy, copy_findings, find_copies, group_leaks, groups_found
 from contorno.data.evidence import gather
-from contorno.data.facts import examine, in_order
+from contorno.data.facts import examine, examine_all
 from contorno.data.groups import Grouping, by_pattern, guess, joined
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
@@ -79,7 +79,7 @@ def check(
     done = Checked()
     good: Good = []
     look = partial(examine, pages=reading.pages)
-    for pair, result in in_order(pairs, look, workers):
+    for pair, result in examine_all(pairs, look, workers):
         advance()
         if isinstance(result, list):
             done.findings += result

@@ -24,7 +24,7 @@ from contorno.data.agreement import (
     usable_pairs,
     well_read,
 )
-from contorno.data.facts import LEVELS, Examined, Facts, examine, in_order, usable
+from contorno.data.facts import LEVELS, Examined, Facts, examine, examine_all, usable
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
@@ -195,7 +195,7 @@ def load(
 
     look = partial(examine, pages=reading.pages, statistics=True)
     first = partial(look, upright=bool(reading.upright))
-    for pair, result in in_order(pairs, first, workers):
+    for pair, result in examine_all(pairs, first, workers):
         advance()
         if isinstance(result, list):
             problems += result

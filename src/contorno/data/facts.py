@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from contorno.ahead import in_order
 from contorno.data.duplicates import thumbnail
 from contorno.data.evidence import MaskFacts, look_at
 from contorno.data.labels import IGNORE, Labels
@@ -176,22 +176,13 @@ def usable(image: Array) -> Array:
         return image.astype(np.float32)
 
 
-def in_order(
+def examine_all(
     pairs: Sequence[Pair], look: Callable[[Pair], T], workers: int
 ) -> Iterator[tuple[Pair, T]]:
     """Pairs with the result of looking at each, a bounded number ahead of the reader."""
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        ahead = max(workers, 1) + 2  # decoded pairs that wait in memory
-        waiting = [pool.submit(look, pair) for pair in pairs[:ahead]]
-        try:
-            for position, pair in enumerate(pairs):
-                result = waiting.pop(0).result()
-                if position + ahead < len(pairs):
-                    waiting.append(pool.submit(look, pairs[position + ahead]))
-                yield pair, result
-        finally:
-            for future in waiting:
-                future.cancel()
+    tasks = (partial(look, pair) for pair in pairs)
+    results = in_order(tasks, max(workers, 1), waiting=max(workers, 1) + 2)
+    return zip(pairs, results, strict=True)
 
 
 def _class_pixels(mask: MaskFacts, labels: Labels) -> list[int]:
