@@ -231,3 +231,22 @@ def test_pictures_that_exif_turns(tmp_path: Path) -> None:
     assert model.card.preprocessing.upright
     api.predict(model, tmp_path / "images", out=tmp_path / "drawn")
     assert read_raw_mask(tmp_path / "drawn" / "p0.png").values.shape == (32, 48)
+
+
+def test_the_same_pictures_in_another_type_train_the_same_weights(tmp_path: Path) -> None:
+    """In bfloat16, which is too coarse for the rounding of another unit to show."""
+    weights = []
+    for name, change in {
+        "eight.png": lambda image: image,
+        "sixteen.tif": lambda image: image.astype(np.uint16) * 257,
+        "float.tif": lambda image: image.astype(np.float32) / 255,
+    }.items():
+        stem, _, extension = name.partition(".")
+        root = folders(tmp_path / stem, (0, 255, 255))
+        for index in range(8):
+            (root / "images" / f"p{index}.png").unlink()
+            save(root / "images" / f"p{index}.{extension}", change(scene(index)[0]))
+        options = TINY | {"precision": "bf16", "epochs": 3}
+        model = api.train(root / "images", root / "masks", out=root / "run", **options)
+        weights.append([p.detach().numpy().tobytes() for p in model.segmenter.network.parameters()])
+    assert weights[0] == weights[1] == weights[2]

@@ -105,7 +105,7 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     """
     before = copy.deepcopy(trainer.segmenter.state_dict())
     step = 1.1 * _pace(  # the update itself and the data come on top
-        lambda batch: trainer.gradients(*trainer.fabric.to_device((batch.images, batch.masks))),
+        lambda batch: trainer.gradients(*trainer.normalised(batch)),
         trainer.sampler.batches(0, start=0, workers=workers),
         seconds,
     )

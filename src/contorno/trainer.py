@@ -106,10 +106,10 @@ class Trainer:
     def step(self, batch: Batch) -> float:
         """Forward, backward and update on one batch; its loss."""
         recipe, position = self.config.training, self.position
-        images, masks = self.fabric.to_device((batch.images, batch.masks))
+        images, masks = self.normalised(batch)
         if recipe.augment:
             rng = self.sampler.rng(position.epoch, position.step)
-            images, masks = augment(images, masks, std=self.segmenter.std, rng=rng)
+            images, masks = augment(images, masks, rng=rng)
         position.learning_rate = learning_rate(recipe, position)
         for group in self.optimizer.param_groups:
             group["lr"] = position.learning_rate
@@ -123,15 +123,30 @@ class Trainer:
             self._update_average(recipe.ema)
         return loss
 
+    def normalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images as the network wants them, and masks, on the device.
+
+        Rounded to what the network computes in, before anything else is done to them: the same
+        picture then trains the same model, whether it comes as 8 bits, 16 bits or floats.
+        """
+        images, masks = self.fabric.to_device((batch.images, batch.masks))
+        images = self.segmenter.normalise(images)
+        return (images.bfloat16().float() if self.hardware.bf16 else images), masks
+
     def gradients(self, images: Tensor, masks: Tensor) -> float:
-        """Fill the gradients, in pieces where memory is short; the batch's mean loss."""
+        """Fill the gradients, in pieces where memory is short; the batch's mean loss.
+
+        Args:
+            images: normalised, (N, C, h, w).
+            masks: class maps, (N, 1, h, w).
+        """
         while True:
             try:
                 self.optimizer.zero_grad(set_to_none=True)
                 total = 0.0
                 for start in range(0, len(images), self.position.micro_batch):
                     piece = slice(start, start + self.position.micro_batch)
-                    output = self.network(self.segmenter.normalise(images[piece]))
+                    output = self.network(images[piece])
                     share = len(output) / len(images)
                     target, valid = self.targets(masks[piece])
                     loss = self.loss(output.float(), target, valid) * share

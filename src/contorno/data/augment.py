@@ -16,15 +16,12 @@ _GAIN = 0.2  # contrast changes by up to 20%
 _OFFSET = 0.2  # brightness by up to 0.2 standard deviations
 
 
-def augment(
-    images: Tensor, masks: Tensor, *, std: Tensor, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def augment(images: Tensor, masks: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Flip, rotate, scale and relight every example on its own.
 
     Args:
-        images: (N, C, h, w) in file units, h equal to w.
+        images: (N, C, h, w) normalised, h equal to w.
         masks: (N, 1, h, w) float 0..1.
-        std: (1, C, 1, 1), the spread of the images, in file units.
         rng: where the random numbers come from.
 
     Returns:
@@ -38,7 +35,7 @@ def augment(
     gain = _draw(rng, len(images), 1 - _GAIN, 1 + _GAIN).to(images.device)
     offset = _draw(rng, len(images), -_OFFSET, _OFFSET).to(images.device)
     mean = images.mean(dim=(2, 3), keepdim=True)
-    images = (images - mean) * gain + mean + offset * std
+    images = (images - mean) * gain + mean + offset
     return images.contiguous(memory_format=torch.channels_last), masks
 
 
