@@ -56,7 +56,8 @@ TOOLS = {
     "crops, loss and metric), with the optional ITK",
     "notebook": 'notebook: sorted globs zipped, PIL `convert("RGB")` and `convert("L")`, resized '
     "to 512 x 512, divided by 255",
-    "milesial": "milesial/Pytorch-UNet: BasicDataset and the losses of its train.py",
+    "milesial": "milesial/Pytorch-UNet: BasicDataset, as a public fork keeps it, and the losses of "
+    "its train.py behind one convolution",
 }
 EACH_IMAGE = ("nnunet", "monai")  # scale every image by itself, so its own scale cannot be wrong
 SECONDS = {"nnunet": 400}
@@ -491,12 +492,12 @@ def inverted(pairs: Pairs) -> None:
     recode(pairs, lambda mask: (1 - mask) * np.uint8(pairs.on))
 
 
-@case("masks", "objects numbered from 200 to 400, in 16 bits", f"instance|objects|{LABELS}", "read")
+@case("masks", "objects numbered through the set, in 16 bits", f"instance|objects|{LABELS}", "read")
 def numbered(pairs: Pairs) -> None:
     y, x = np.mgrid[:64, :128]
-    first = 200  # of the image; the next one goes on from its last
+    first = 1  # number in the image; the next one goes on from its last
     for name, (_, mask) in pairs.truth.items():
-        cells = (y // 8 * 16 + x // 8 + 1) * mask
+        cells = (y // 4 * 16 + x // 8 + 1) * mask
         _, places = np.unique(cells, return_inverse=True)  # 0 is background
         places = places.reshape(mask.shape)
         write(pairs.mask(name), np.where(places > 0, places - 1 + first, 0).astype(np.uint16))

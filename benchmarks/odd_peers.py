@@ -281,7 +281,7 @@ def commonest_ending(paths: list[Path]) -> str:
 
 
 TOOLS: dict[str, tuple[Callable[[argparse.Namespace], Read], tuple[str, ...]]] = {
-    "contorno": (contorno, ()),
+    "contorno": (contorno, ("contorno", "pillow")),
     "nnunet": (nnunet, ("nnunetv2", "scikit-image", "pillow")),
     "monai": (monai, ("monai", "torch", "pillow", "itk")),
     "notebook": (notebook, ("pillow",)),

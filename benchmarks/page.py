@@ -196,6 +196,10 @@ it goes on with an image or a mask that is false; *crash*, an error that names n
 end within minutes; *n/a*, the case cannot be in the tool's layout. The messages and values behind
 every cell stand in `benchmarks/results/odd_inputs.json`.
 
+The inputs were chosen by contorno's authors, and neither MONAI nor a notebook claims to check a
+set: read a column for what gets through, not as a rank. nnU-Net sees files only after they were
+copied to its names, so what the copying refuses or puts right counts for it.
+
 {used}
 
 | of {len(cases)} inputs{head}{sums}
