@@ -238,10 +238,12 @@ def test_check_prints_writes_and_ends_with_what_it_found(
     pairs = [str(tmp_path / "copy" / part) for part in ("images", "masks")]
     assert main(["check", *pairs, "--json", str(file), "--page", str(page)]) == 1
     said = capsys.readouterr()
+    written = json.loads(file.read_text())
     assert "error: " in said.out
+    assert f"{written['good']} of {written['pairs']} pairs can be used" in said.out
+    assert "mask value" in said.out
     assert "damaged" in said.out
     assert "Traceback" not in said.out + said.err
-    written = json.loads(file.read_text())
     assert written["good"] == written["pairs"] - 1
     assert "damaged" in page.read_text()
     for mask in (tmp_path / "copy" / "masks").iterdir():

@@ -349,6 +349,8 @@ def check(
         print(writer.dumps(result, indent=1))
     else:
         progress.findings(result)
+        if page is not None:
+            progress.say(f"Page: {page}")
     if not result["good"]:
         return 2
     return int(any(finding["severity"] != "note" for finding in result["findings"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -90,7 +90,7 @@ def size(bytes_: float) -> str:
     return f"{bytes_:.3g} TB"
 
 
-def labels_table(rows: Sequence[Any]) -> None:
+def labels_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print how masks were understood: value, class, share of pixels, in how many masks."""
     grid = Table()
     for title in ("mask value", "class"):
@@ -98,14 +98,18 @@ def labels_table(rows: Sequence[Any]) -> None:
     for title in ("pixels", "in masks"):
         grid.add_column(title, justify="right")
     for row in rows:
-        words = [Text(printable(word)) for word in (row.value, row.name)]
-        grid.add_row(*words, f"{100 * row.share:.3g}%", str(row.images))
+        words = [Text(printable(row[key])) for key in ("value", "name")]
+        grid.add_row(*words, f"{100 * row['share']:.3g}%", str(row["images"]))
     Console(highlight=False).print(grid)
 
 
 def findings(result: dict[str, Any]) -> None:
-    """Print what `check` found: the worst first, a screenful of each kind."""
+    """Print what `check` found: how masks are read, then the worst first, some of each kind."""
     console = Console(highlight=False)
+    say(f"{result['good']} of {result['pairs']} pairs can be used ({result['rule']})")
+    if result["labels"] is not None:
+        say(f"Masks: {result['labels']['note']}")
+        labels_table(result["labels"]["table"])
     style = {"error": "red", "warning": "yellow", "note": "default"}
     shown: Counter[str] = Counter()
     hidden: Counter[str] = Counter()

@@ -57,7 +57,7 @@ def read_pairs(
         words = f"{len(problems)} problem(s); going on with {len(dataset)} good pair(s):"
         warn(str(InputError(words, problems)))
     say(f"{len(dataset)} pairs ({found.rule}). Masks: {dataset.labels.note}")
-    labels_table(dataset.labels.table)
+    labels_table([row.model_dump() for row in dataset.labels.table])
     if keep:
         say(f"Decoded images in memory: {in_bytes(dataset.cached_bytes)}")
     return dataset, problems
@@ -171,10 +171,11 @@ def split_rule(data: DataConfig, grouping: Grouping | None) -> str:
 
 def check_result(data: DataConfig, found: Found, done: Checked) -> dict[str, Any]:
     """What `contorno check` says, ready for JSON."""
+    done.findings[:0] = found.problems
     files = {str(path): pair for pair in found.pairs for path in (*pair.images, *pair.masks)}
     findings = []
     turned = {pair.name for pair, facts in done.good if facts.turned}
-    for problem in (*found.problems, *done.findings):
+    for problem in done.findings:
         pair = files.get(problem.path)
         pictures = {} if pair is None else _pictures(pair, turned=pair.name in turned)
         findings.append(problem.as_dict() | pictures)
