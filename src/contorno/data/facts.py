@@ -352,7 +352,7 @@ def _statistics(image: Array, masks: Sequence[RawMask]) -> Statistics:
         tuple(float(np.square(flat[:, c], dtype=np.float64).sum()) for c in channels),
         tuple(flat.min(axis=0).astype(float).tolist()),
         tuple(flat.max(axis=0).astype(float).tolist()),
-        np.percentile(sample, LEVELS, axis=0).T.astype(np.float32),
+        np.percentile(sample.astype(np.float64), LEVELS, axis=0).T.astype(np.float32),
         hasher.digest(),
     )
 
