@@ -137,9 +137,9 @@ def check(results: dict[str, Any]) -> str:
 512 RGB PNG and 8-bit mask ({results["bytes"] / 1e9:.1f} GB of files), {results["workers"]} workers.
 The bare loop reads every file with Pillow into an array and does nothing else; check is the whole
 command, start included. Its speed is {ratio["median"]:.2f} of the faster bare loop's (median of
-{len(results["rounds"])} interleaved rounds, {ratio["low"]:.2f} to {ratio["high"]:.2f}); it decodes
+{len(results["rounds"])} rounds, {ratio["low"]:.2f} to {ratio["high"]:.2f}); it decodes
 PNG with libpng, which is faster than Pillow, so this is no cost-free check. Machine:
-{results["machine"]}.
+{results["machine"]}. {results.get("note", "")}
 
 {chr(10).join(rows)}
 """
