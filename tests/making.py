@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from contorno.checkpoint import ModelCard, save_model
+from contorno.card import ModelCard
+from contorno.checkpoint import save_model
 from contorno.config import DataConfig, NetworkConfig, Preprocessing
 from contorno.data.dataset import Dataset, load
 from contorno.data.demo import draw

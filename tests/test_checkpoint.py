@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from contorno import __version__
+from contorno.card import ModelCard
 from contorno.checkpoint import (
-    ModelCard,
     flatten,
     load_model,
     load_state,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contorno import __version__, api
-from contorno.checkpoint import ModelCard
+from contorno.card import ModelCard
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.data.agreement import Reading
 from contorno.data.dataset import Dataset

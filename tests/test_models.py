@@ -10,7 +10,8 @@ import torch
 from notebooks import R1, R2, milesial, milesial_weights, shaken
 from torch import Tensor, nn
 
-from contorno.checkpoint import ModelCard, load_model, save_model
+from contorno.card import ModelCard
+from contorno.checkpoint import load_model, save_model
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.errors import ConfigError
 from contorno.models import ARCHITECTURES, MilesialUNet, Segmenter, UNet, build_network

@@ -1,9 +1,8 @@
-"""The model file and the state of a run: what is in them, written atomically, verified when read.
+"""The model file and the state of a run: written atomically, verified when read.
 
-A model file is safetensors: the weights, and one JSON document, the card, in its metadata. It is
-all that predict, evaluate and export need. A state is safetensors too, its name ends in the first
-16 digits of its SHA-256, and the previous one is kept, so that a damaged file is noticed and named.
-Nothing is pickled.
+A model file is safetensors: the weights, and one JSON document, the card, in its metadata. A state
+is safetensors too, its name ends in the first 16 digits of its SHA-256, and the previous one is
+kept, so that a damaged file is noticed and named. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -15,41 +14,15 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from contorno import __version__
-from contorno.config import NetworkConfig, Preprocessing
-from contorno.data.labels import Labels
+from contorno.card import CARD, ModelCard, model_path, read_card
 from contorno.errors import ConfigError, ModelFileError
 from contorno.files import sha256, sweep, write_bytes
 from contorno.models import Segmenter, build_network
 
-_CARD = "contorno"  # the one key of the metadata: with one, the bytes are the same every time
 _KEPT = 2  # states: the newest and the one before
-
-
-class ModelCard(BaseModel):
-    """What a model file says of itself.
-
-    Args:
-        network, preprocessing: what to build before the weights are loaded.
-        labels: what masks look like.
-        threshold: probability from which a pixel is foreground (two classes).
-        provenance: how the model came about; no times or paths, so that equal runs give
-            equal files.
-        contorno: version that wrote it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    network: NetworkConfig
-    preprocessing: Preprocessing
-    labels: Labels = Labels()
-    threshold: float = 0.5
-    provenance: dict[str, Any] = {}
-    contorno: str = __version__
 
 
 def save_model(path: Path, segmenter: Segmenter, card: ModelCard) -> None:
@@ -57,7 +30,7 @@ def save_model(path: Path, segmenter: Segmenter, card: ModelCard) -> None:
     tensors = {
         key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()
     }
-    write_bytes(path, safetensors.torch.save(tensors, {_CARD: card.model_dump_json()}))
+    write_bytes(path, safetensors.torch.save(tensors, {CARD: card.model_dump_json()}))
 
 
 def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
@@ -67,20 +40,12 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
         ModelFileError: missing, damaged, or no model of ours.
     """
     path = model_path(path)
+    card = read_card(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _CARD not in metadata:
-                raise ModelFileError(f"{path}: safetensors, but not a contorno model (no card)")
-            card = ModelCard.model_validate_json(metadata[_CARD])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a model file, or damaged ({error})") from None
-    except ValidationError as error:
-        raise ModelFileError(
-            f"{path}: its card cannot be read by contorno {__version__}; it may come from a newer "
-            f"version ({error.error_count()} value(s) not understood)"
-        ) from None
     try:
         segmenter = Segmenter(build_network(card.network), card.preprocessing)
         segmenter.load_state_dict(tensors)
@@ -89,24 +54,6 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     except RuntimeError as error:
         raise ModelFileError(f"{path}: its weights do not fit its card: {error}") from None
     return segmenter.eval(), card
-
-
-def model_path(path: Path) -> Path:
-    """The model file meant by `path`: itself, or model.safetensors in a run folder.
-
-    Raises:
-        ModelFileError: there is none.
-    """
-    if path.is_dir():
-        inner = path / "model.safetensors"
-        if not inner.exists():
-            raise ModelFileError(
-                f"{path}: a folder without model.safetensors; expected a run folder or a model file"
-            )
-        return inner
-    if not path.exists():
-        raise ModelFileError(f"{path}: there is no such model file or run folder")
-    return path
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -121,7 +68,7 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
         StorageError: with path and bytes needed; older states are untouched.
     """
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    data = safetensors.torch.save(whole, {_CARD: json.dumps(meta)})
+    data = safetensors.torch.save(whole, {CARD: json.dumps(meta)})
     path = folder / f"state-{meta['number']:08}-{sha256(data)[:16]}.safetensors"
     write_bytes(path, data)
     for old in _states(folder)[_KEPT:]:
@@ -170,7 +117,7 @@ def _states(folder: Path) -> list[Path]:
 def _metadata(data: bytes) -> dict[str, Any]:
     """The JSON document in the header of safetensors bytes (its format: length, JSON, tensors)."""
     length = int.from_bytes(data[:8], "little")
-    meta: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_CARD])
+    meta: dict[str, Any] = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][CARD])
     return meta
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from contorno import __version__
-from contorno.checkpoint import ModelCard
+from contorno.card import ModelCard
 from contorno.data.dataset import Array, Dataset
 from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
 from contorno.data.pairs import Pair

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contorno.checkpoint import ModelCard, load_model, model_path, save_model
+from contorno.card import ModelCard, model_path
+from contorno.checkpoint import load_model, save_model
 from contorno.config import Preprocessing, build
 from contorno.data.labels import Labels, classify
 from contorno.engines.pytorch import PyTorchEngine

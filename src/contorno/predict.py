@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from contorno.ahead import Behind, in_order
-from contorno.checkpoint import ModelCard
+from contorno.card import ModelCard
 from contorno.config import Preprocessing
 from contorno.data.facts import usable
 from contorno.data.labels import Labels, classify, prediction_paths, write_prediction

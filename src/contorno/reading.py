@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contorno import __version__
-from contorno.checkpoint import ModelCard
+from contorno.card import ModelCard
 from contorno.config import DataConfig
 from contorno.data.agreement import Reading
 from contorno.data.check import Checked, sizes, suggestions

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from contorno.card import ModelCard
 from contorno.checkpoint import (
-    ModelCard,
     flatten,
     has_state,
     load_state,
