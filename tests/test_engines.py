@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,43 +13,96 @@ import torch
 import torch.nn.functional as F
 from notebooks import shaken
 
-from contorno.config import Preprocessing
+from contorno.card import ModelCard
+from contorno.config import NetworkConfig, Preprocessing
 from contorno.engines import Engine, whole_image
+from contorno.engines.artifacts import Artifacts
 from contorno.engines.pytorch import PyTorchEngine
+from contorno.engines.select import Source, open_engine, quantise
 from contorno.errors import OutOfMemory
+from contorno.files import sha256
 from contorno.hardware import Hardware
 from contorno.images import read_image
-from contorno.models import Segmenter, UNet
+from contorno.models import Segmenter, build_network
 
 EXACT = Hardware("cpu", "32-true", "CPU, float32")
 COARSE = Hardware("cpu", "bf16-mixed", "CPU, bfloat16")
-ENGINES: dict[str, Callable[[Segmenter], Engine]] = {
-    "pytorch": lambda segmenter: PyTorchEngine(segmenter, EXACT),
-    "pytorch bf16": lambda segmenter: PyTorchEngine(segmenter, COARSE),
+ENGINES = {  # name in these tests -> engine, hardware
+    "pytorch": ("pytorch", EXACT),
+    "pytorch bf16": ("pytorch", COARSE),
+    "openvino": ("openvino", EXACT),
+    "openvino bf16": ("openvino", COARSE),
+    "openvino-int8": ("openvino-int8", COARSE),
+    "onnxruntime": ("onnxruntime", EXACT),
 }
 # Largest difference allowed between two ways of asking for the same thing: sums in another order.
-CLOSE = {"pytorch": 1e-5, "pytorch bf16": 0.05}
+CLOSE = {
+    "pytorch": 1e-5,
+    "pytorch bf16": 0.05,
+    "openvino": 1e-5,
+    "openvino bf16": 0.05,
+    "openvino-int8": 0.05,
+    "onnxruntime": 1e-5,
+}
+EXACT_ONES = [name for name, close in CLOSE.items() if close < 0.05]
 TYPES = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0, "float32": 2.5}
 SIZES = [(1, 1), (17, 33), (40, 24), (5, 64)]
 every_engine = pytest.mark.parametrize("name", list(ENGINES))
 
 
 def model(
-    scale: float = 255.0,
+    kind: str = "uint8",
     *,
     classes: int = 1,
     size: tuple[int, int] | None = None,
     up: str = "transposed",
+    architecture: str = "UNet",
 ) -> Segmenter:
+    """A small model with its card."""
     torch.manual_seed(0)
-    network = shaken(UNet(3, classes, (4, 8, 16), up=up))
-    preprocessing = Preprocessing(
-        mean=(0.1 * scale, 0.2 * scale, 0.3 * scale),
-        std=(scale / 2,) * 3,
-        size=size,
-        output="sigmoid" if classes == 1 else "softmax",
+    scale = TYPES[kind]
+    card = ModelCard(
+        network=NetworkConfig(
+            architecture=architecture,
+            in_channels=3,
+            out_channels=classes,
+            widths=(4, 8, 16),
+            up=up,
+        ),
+        preprocessing=Preprocessing(
+            mean=(0.1 * scale, 0.2 * scale, 0.3 * scale),
+            std=(scale / 2,) * 3,
+            size=size,
+            dtype=kind,
+            output="sigmoid" if classes == 1 else "softmax",
+        ),
     )
-    return Segmenter(network, preprocessing).eval()
+    segmenter = Segmenter(shaken(build_network(card.network)), card.preprocessing).eval()
+    segmenter.card = card
+    return segmenter
+
+
+def source(segmenter: Segmenter, hardware: Hardware) -> Source:
+    """What engines are made of; equal models share their artefacts, until the tests end."""
+    digest = sha256(segmenter.card.model_dump_json().encode())
+    artifacts = Artifacts(Path(FOLDERS.name) / digest / "model.safetensors", digest)
+    return Source(segmenter.card, hardware, artifacts, lambda: segmenter)
+
+
+FOLDERS = tempfile.TemporaryDirectory()
+
+
+def engine_of(name: str, segmenter: Segmenter, *, threads: int | None = None) -> Engine:
+    engine, hardware = ENGINES[name]
+    for package in {"openvino": ["openvino"], "openvino-int8": ["openvino", "nncf"]}.get(
+        engine, ["onnxruntime"] if engine == "onnxruntime" else []
+    ):
+        pytest.importorskip(package)
+    made_of = source(segmenter, hardware)
+    if engine == "openvino-int8":
+        kind = segmenter.card.preprocessing.dtype
+        quantise(made_of, pictures(8, 48, 40, kind))
+    return open_engine(engine, made_of, threads=threads)
 
 
 def pictures(count: int, height: int, width: int, kind: str = "uint8") -> np.ndarray:
@@ -75,24 +129,25 @@ def plain(segmenter: Segmenter, batch: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("classes", [1, 3])
 def test_probabilities_of_every_type_and_size(name: str, kind: str, classes: int) -> None:
-    segmenter = model(TYPES[kind], classes=classes)
+    segmenter = model(kind, classes=classes)
+    engine = engine_of(name, segmenter)
     for height, width in SIZES:
         batch = pictures(2, height, width, kind)
         expected = plain(segmenter, batch)
-        found = ENGINES[name](segmenter).probabilities(batch)
+        found = engine.probabilities(batch)
         assert found.shape == (2, classes, height, width)
         assert found.dtype == np.float32
         assert found.min() >= 0
         assert found.max() <= 1
         assert np.abs(found - expected).mean() < CLOSE[name]
-        if name == "pytorch":
+        if name in EXACT_ONES:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @every_engine
 @pytest.mark.parametrize("up", ["transposed", "bilinear"])
 def test_batches_of_1_and_8_are_the_same(name: str, up: str) -> None:
-    engine = ENGINES[name](model(up=up))
+    engine = engine_of(name, model(up=up))
     batch = pictures(8, 33, 47)
     together = engine.probabilities(batch)
     alone = np.concatenate([engine.probabilities(batch[i : i + 1]) for i in range(8)])
@@ -111,19 +166,19 @@ def two_threads() -> Iterator[Callable[[int], None]]:
 def test_the_number_of_threads_does_not_matter(
     name: str, two_threads: Callable[[int], None]
 ) -> None:
-    engine = ENGINES[name](model())
     batch = pictures(3, 65, 63)
     two_threads(1)
-    one = engine.probabilities(batch)
+    one = engine_of(name, model(), threads=1).probabilities(batch)
     two_threads(2)
-    np.testing.assert_allclose(engine.probabilities(batch), one, rtol=0, atol=CLOSE[name])
+    two = engine_of(name, model(), threads=2).probabilities(batch)
+    np.testing.assert_allclose(two, one, rtol=0, atol=CLOSE[name])
 
 
 @every_engine
 def test_asking_twice_gives_the_same_and_changes_nothing(name: str) -> None:
     segmenter = model()
     before = {key: value.clone() for key, value in segmenter.state_dict().items()}
-    engine = ENGINES[name](segmenter)
+    engine = engine_of(name, segmenter)
     batch = pictures(2, 17, 33)
     kept = batch.copy()
     first = engine.probabilities(batch)
@@ -138,7 +193,7 @@ def test_asking_twice_gives_the_same_and_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 def test_arrays_of_any_layout(name: str, kind: str) -> None:
     """Read-only, sliced, flipped and Fortran-ordered arrays: no warning, and the same answer."""
-    engine = ENGINES[name](model(TYPES[kind]))
+    engine = engine_of(name, model(kind))
     batch = pictures(2, 18, 34, kind)
     first = engine.probabilities(batch)
     locked = batch.copy()
@@ -152,7 +207,7 @@ def test_arrays_of_any_layout(name: str, kind: str) -> None:
 def test_a_fixed_size_is_the_model_s_own_business(name: str) -> None:
     segmenter = model(size=(32, 48))
     batch = pictures(2, 21, 37)
-    found = ENGINES[name](segmenter).probabilities(batch)
+    found = engine_of(name, segmenter).probabilities(batch)
     assert found.shape == (2, 1, 21, 37)
     assert np.abs(found - plain(segmenter, batch)).mean() < CLOSE[name]
 
@@ -160,7 +215,7 @@ def test_a_fixed_size_is_the_model_s_own_business(name: str) -> None:
 @every_engine
 def test_real_pictures_from_files(name: str, tiny_set: Path) -> None:
     """Read from disk, one by one or as a batch: what a prediction of a folder relies on."""
-    engine = ENGINES[name](model())
+    engine = engine_of(name, model())
     images = [read_image(path) for path in sorted((tiny_set / "test" / "images").iterdir())]
     assert [image.shape for image in images] == [(64, 64, 3)] * 3
     together = engine.probabilities(np.stack(images))
@@ -170,7 +225,9 @@ def test_real_pictures_from_files(name: str, tiny_set: Path) -> None:
 
 def test_bfloat16_is_used_when_asked_and_close() -> None:
     batch = pictures(4, 64, 64)
-    exact, coarse = (ENGINES[name](model()).probabilities(batch) for name in ENGINES)
+    exact, coarse = (
+        engine_of(name, model()).probabilities(batch) for name in ("pytorch", "pytorch bf16")
+    )
     error = np.abs(exact - coarse)
     assert error.max() > 1e-5
     assert error.mean() < 0.01

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from contorno.api import Model, convert, evaluate, load, predict, train
+    from contorno.api import Model, bench, check, convert, evaluate, load, predict, train
     from contorno.models import UNet
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "UNet",
     "__version__",
+    "bench",
     "check",
     "convert",
     "evaluate",
@@ -29,6 +30,7 @@ __all__ = [
 
 _HOMES = {
     "Model": "contorno.api",
+    "bench": "contorno.api",
     "check": "contorno.api",
     "convert": "contorno.api",
     "evaluate": "contorno.api",

@@ -12,36 +12,28 @@ from typing import Any
 import numpy as np
 
 from contorno.check_page import write_page
-from contorno.config import DataConfig, build, parse_duration, read_config
+from contorno.config import DataConfig, build, parse_duration
 from contorno.data.check import check as look
-from contorno.data.check import look_at_set
-from contorno.data.groups import split
 from contorno.data.names import find_images, read_list
-from contorno.errors import ConfigError, InputError, Problem
+from contorno.errors import ConfigError, InputError
 from contorno.evaluate import evaluate as score_model
-from contorno.files import sweep, write_text
+from contorno.files import write_text
 from contorno.hardware import choose, cores
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
 from contorno.predict import Outcome, predict_files
-from contorno.progress import bar, clock, say, warn
+from contorno.progress import bar, say
 from contorno.reading import (
     Masks,
     check_result,
-    decode,
     endings,
     find,
     folders,
     read_pairs,
     reading_of,
-    say_doubts,
-    split_rule,
 )
-from contorno.recipes import fingerprint, resolve
 from contorno.report import write_report
-from contorno.runfolder import free_path, read_split, seen_in_training, write_split
-from contorno.train import fit, plan
-from contorno.trainer import Trainer
+from contorno.runfolder import free_path, seen_in_training
 
 __all__ = ["Model", "check", "convert", "demo", "evaluate", "load", "predict", "train"]
 
@@ -114,16 +106,17 @@ def train(
             | {"device": (device, "auto"), "precision": (precision, "auto")}
             | {"validation": (validation, 0.2)},
         )
-        return _resume(Path(resume), workers)
+        from contorno import training
+
+        return training.resume(Path(resume), workers)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
-    data = build(
-        DataConfig,
-        "data",
-        images=_text(images),
-        masks=folders(masks),
+    data = _data(
+        images,
+        masks,
+        files,
+        ignore,
         suffix=suffix,
-        files=_text(files),
         channels=endings(channels),
         pages=pages,
         validation=validation,
@@ -131,39 +124,16 @@ def train(
         group=group,
         foreground=foreground,
         classes=classes,
-        ignore=None if ignore is None else str(ignore),
     )
-    hardware = choose(device=device, precision=precision)
     if time is not None:
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
         wishes["time"] = parse_duration(str(time))
     run = free_path(out, Path("runs") / date.today().isoformat())
-    say(f"Computing on: {hardware.reason}")
-    whole, problems = read_pairs(data, workers)
-    chosen = _chosen(data.validation_files, whole.names, problems)
-    good = list(zip(whole.pairs, whole.facts, strict=True))
-    findings, grouping = look_at_set(
-        good, whole.labels, validation=chosen or (), pattern=data.group
-    )
-    say_doubts(findings)
-    parts = split(
-        whole.names,
-        share=data.validation,
-        seed=wishes.get("seed", 0),
-        chosen=chosen,
-        grouping=grouping,
-        foreground={name: whole.foreground_share(i) for i, name in enumerate(whole.names)},
-    )
-    rule = split_rule(data, grouping)
-    training, validation_part = (whole.subset(names) for names in parts)
-    config = resolve(recipe, data, fingerprint(training), hardware, wishes)
-    trainer = _plan(Trainer(config, training, validation_part, hardware, run), workers)
-    groups = None if grouping is None else grouping.of
-    write_split(run, training, validation_part, problems, rule=rule, groups=groups)
-    trainer.config.write(run / "config.toml")  # last: it makes this a run folder
-    _announce(trainer)
-    return _finish(trainer, workers, problems)
+    from contorno import training
+
+    hardware = choose(device=device, precision=precision)
+    return training.start(data, run, hardware, recipe=recipe, wishes=wishes, workers=workers)
 
 
 def _refuse_others(
@@ -179,94 +149,6 @@ def _refuse_others(
         )
 
 
-def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> list[str] | None:
-    """The stems that validate, from a list; those that no usable pair has become problems."""
-    if path is None:
-        return None
-    stems = read_list(Path(path))
-    unknown = [
-        Problem(
-            stem,
-            f"named in {path}, but no usable pair has this stem",
-            "the stem of a pair",
-            "correct the list",
-        )
-        for stem in stems
-        if stem not in names
-    ]
-    if unknown:
-        warn(str(InputError(f"{len(unknown)} name(s) of {path} are passed over:", unknown)))
-    problems += unknown
-    return stems
-
-
-def _plan(trainer: Trainer, workers: int) -> Trainer:
-    """Fit the schedule to the time asked for, if one was; after this a run is deterministic."""
-    seconds = trainer.config.training.time
-    if seconds is None:
-        return trainer
-    reason = f"fills {clock(seconds)} at the speed measured here"
-    asked = {name for name, why in trainer.config.reasons.items() if why == "as asked"}
-    values = plan(trainer, seconds, workers=workers)
-    values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
-    planned = trainer.config.replace("training", reason, **values)
-    return Trainer(planned, trainer.training, trainer.validation, trainer.hardware, trainer.run)
-
-
-def _resume(run: Path, workers: int) -> Model:
-    if not (run / "config.toml").exists():
-        raise ConfigError(
-            f"{run}: no run folder to resume, or one that was stopped before training began; start "
-            "it again with images, masks and another --out"
-        )
-    sweep(run)
-    config = read_config(run / "config.toml")
-    recipe = config.training
-    hardware = choose(device=recipe.device, precision=recipe.precision)
-    parts = read_split(run / "split.json")
-    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
-    pairs = [*parts["training"], *parts["validation"]]
-    pairs.sort(key=lambda pair: pair.name)  # the order in which labels were decided
-    upright = config.preprocessing.upright
-    reading = reading_of(config.data, upright=upright)
-    whole, problems = decode(pairs, reading, workers, labels=parts["labels"])
-    if problems:
-        raise InputError(f"{run}: files of this run cannot be read any more", problems)
-    training, validation = (
-        whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
-    )
-    trainer = Trainer(config, training, validation, hardware, run)
-    trainer.restore()
-    say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
-    return _finish(trainer, workers, left_out)
-
-
-def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Model:
-    """Train to the end, score the best model on the validation part, write the report."""
-    fit(trainer, workers=workers)
-    run = trainer.run
-    model = load(
-        run, device=trainer.config.training.device, precision=trainer.config.training.precision
-    )
-    results = score_model(
-        model.engine,
-        model.card,
-        trainer.validation,
-        run,
-        model=model.about(),
-        scored_on="validation part of the training set (it chose the best epoch: expect a little "
-        "optimism)",
-        problems=problems,
-    )
-    page = write_report(run / "results.json", run=run)
-    say(
-        f"Validation Dice {results['per_image']['dice']['mean']:.4f} (mean over "
-        f"{len(results['images'])} images, epoch {trainer.position.best_epoch})"
-    )
-    say(f"Model:  {run / 'model.safetensors'}\nReport: {page}")
-    return model
-
-
 def evaluate(
     model: PathLike | Model,
     images: PathLike,
@@ -278,6 +160,7 @@ def evaluate(
     foreground: str | None = None,
     classes: str | None = None,
     ignore: str | int | None = None,
+    engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
@@ -289,6 +172,7 @@ def evaluate(
         images, masks, suffix, files, foreground, classes, ignore: as in `train`; needed only where
             these masks are coded otherwise than those of the training.
         out: folder to make; `evaluation` with a free name in the run folder (or here) when None.
+        engine: see `load`.
         device, precision, workers: as in `train`.
 
     Returns:
@@ -297,21 +181,19 @@ def evaluate(
     Raises:
         InputError: nothing that can be scored; all problems are listed.
     """
-    loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
+    loaded = _loaded(model, device, precision, engine)
     run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
     folder = free_path(out, (run or Path()) / "evaluation")
-    data = build(
-        DataConfig,
-        "data",
-        images=_text(images),
-        masks=folders(masks),
+    data = _data(
+        images,
+        masks,
+        files,
+        ignore,
         suffix=suffix,
-        files=_text(files),
         channels=loaded.card.preprocessing.channels,
         pages=loaded.card.preprocessing.pages,
         foreground=foreground,
         classes=classes,
-        ignore=None if ignore is None else str(ignore),
     )
     dataset, problems = read_pairs(
         data, cores() if workers is None else workers, card=loaded.card, keep=False
@@ -368,20 +250,18 @@ def check(
         InputError: not one image with a mask; or options that cannot work.
     """
     began = clock_time.monotonic()
-    data = build(
-        DataConfig,
-        "data",
-        images=_text(images),
-        masks=folders(masks),
+    data = _data(
+        images,
+        masks,
+        files,
+        ignore,
         suffix=suffix,
-        files=_text(files),
         channels=endings(channels),
         pages=pages,
         validation_files=_text(validation_files),
         group=group,
         foreground=foreground,
         classes=classes,
-        ignore=None if ignore is None else str(ignore),
     )
     found = find(data)
     with bar("Checking", len(found.pairs)) as advance:
@@ -410,6 +290,7 @@ def predict(
     overlay: bool = False,
     files: PathLike | None = None,
     overwrite: bool = False,
+    engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
 ) -> Outcome:
@@ -423,14 +304,14 @@ def predict(
         overlay: draw the outlines on the pictures too.
         files: list of stems to restrict the inputs to.
         overwrite: replace files that this model did not make.
-        device, precision: see `load`.
+        engine, device, precision: see `load`.
 
     Raises:
         InputError: no image at all among the inputs.
     """
     if probabilities not in (None, "png", "tif"):
         raise ConfigError(f"probabilities {probabilities!r} must be png or tif")
-    loaded = model if isinstance(model, Model) else load(model, device=device, precision=precision)
+    loaded = _loaded(model, device, precision, engine)
     several = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images, problems = find_images(
         several,
@@ -441,7 +322,8 @@ def predict(
     problems = [problem for problem in problems if problem not in notes]
     if not images:
         raise InputError("no image to predict", problems)
-    mark = f"{loaded.sha256} {loaded.hardware.precision}"
+    say(f"Computing with: {loaded.engine.name}")
+    mark = f"{loaded.sha256} {loaded.engine.precision}"
     outcome = predict_files(
         loaded.engine,
         loaded.card,
@@ -455,6 +337,50 @@ def predict(
     )
     outcome.problems[:0] = problems
     return outcome
+
+
+def bench(
+    model: PathLike | Model,
+    images: PathLike | None = None,
+    masks: Masks | None = None,
+    *,
+    files: PathLike | None = None,
+    size: int = 512,
+    rounds: int = 5,
+    device: str = "auto",
+    precision: str = "auto",
+) -> dict[str, Any]:
+    """Measure a model's engines on this machine; "auto" then takes the fastest.
+
+    With pictures and masks, or where those that a run was trained on are still there, an 8-bit form
+    is made and held against the others on validation pictures; half of those given are used for
+    each. Without, random noise is timed.
+
+    Args:
+        model: model file, run folder, or a loaded `Model`.
+        images, masks, files: as in `evaluate`.
+        size: edge of the picture that is timed, where there is none.
+        rounds: that the engines are timed in.
+        device, precision: see `load`.
+
+    Returns:
+        See `bench.bench`.
+    """
+    from contorno.bench import bench as measure
+
+    loaded = _loaded(model, device, precision, "pytorch")
+    data = None
+    if images is not None:
+        data = _data(
+            images,
+            masks,
+            files,
+            None,
+            channels=loaded.card.preprocessing.channels,
+            pages=loaded.card.preprocessing.pages,
+            foreground=None,
+        )
+    return measure(loaded, data, size=size, rounds=rounds)
 
 
 def demo(
@@ -498,17 +424,29 @@ def demo(
     return results | {"otsu_dice": float(np.mean(otsu))}
 
 
-def _announce(trainer: Trainer) -> None:
-    recipe, network = trainer.config.training, trainer.config.network
-    parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
-    length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
-    if recipe.time:
-        length += f", about {clock(recipe.time)}"
-    say(
-        f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
-        f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
-        f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
+def _loaded(model: PathLike | Model, device: str, precision: str, engine: str) -> Model:
+    if isinstance(model, Model):
+        return model
+    return load(model, device=device, precision=precision, engine=engine)
+
+
+def _data(
+    images: PathLike,
+    masks: Masks | None,
+    files: PathLike | None,
+    ignore: str | int | None,
+    **rest: Any,
+) -> DataConfig:
+    data: DataConfig = build(
+        DataConfig,
+        "data",
+        images=str(images),
+        masks=folders(masks),
+        files=_text(files),
+        ignore=None if ignore is None else str(ignore),
+        **rest,
     )
+    return data
 
 
 def _text(path: PathLike | None) -> str | None:

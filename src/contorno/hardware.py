@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 from contorno.errors import ConfigError
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -43,13 +45,12 @@ def choose(*, device: str = "auto", precision: str = "auto") -> Hardware:
     Raises:
         ConfigError: unknown word, or a device that this machine lacks.
     """
-    import torch
+    available = {"cpu": True, "cuda": False, "mps": False}
+    if device != "cpu" and _may_have_gpu():
+        import torch
 
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
+        available["cuda"] = torch.cuda.is_available()
+        available["mps"] = torch.backends.mps.is_available()
     if device == "auto":
         device = next(name for name in ("cuda", "mps", "cpu") if available[name])
     if device not in available:
@@ -99,24 +100,41 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _bf16(device: str) -> tuple[bool, str]:
-    import torch
+def _may_have_gpu() -> bool:
+    """Whether it is worth to load PyTorch, which takes seconds, to ask for a GPU."""
+    if sys.platform != "linux":
+        return True
+    return any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
 
+
+def _bf16(device: str) -> tuple[bool, str]:
     if device == "cuda":
+        import torch
+
         native = torch.cuda.get_device_capability()[0] >= 8
         return native, "bfloat16" if native else "float32: this GPU has no bfloat16 units"
     if device == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        features = _cpu_features()
         for feature, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
-            if capabilities.get(feature):
+            if feature in features:
                 return True, f"bfloat16 by the processor's {name}"
         return False, "float32: this processor has no bfloat16 instructions"
     return False, "float32"
 
 
-def _name(device: str) -> str:
+def _cpu_features() -> set[str]:
+    """Instruction sets of the processor: from Linux, or from PyTorch elsewhere."""
+    with suppress(OSError, StopIteration):
+        lines = _CPUINFO.read_text().splitlines()
+        return set(next(line for line in lines if line.startswith("flags")).split())
     import torch
 
+    return {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+
+
+def _name(device: str) -> str:
     if device == "cuda":
+        import torch
+
         return f"GPU {torch.cuda.get_device_name()}"
-    return f"CPU with {torch.get_num_threads()} threads" if device == "cpu" else "Apple GPU"
+    return f"CPU with {cores()} cores" if device == "cpu" else "Apple GPU"

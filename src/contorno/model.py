@@ -3,50 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contorno.card import ModelCard, model_path
-from contorno.checkpoint import load_model, save_model
+from contorno.card import ModelCard, model_path, read_card
 from contorno.config import Preprocessing, build
 from contorno.data.labels import Labels, classify
-from contorno.engines.pytorch import PyTorchEngine
+from contorno.engines import Engine
+from contorno.engines.artifacts import Artifacts
+from contorno.engines.select import Source, open_engine, require
 from contorno.errors import ModelFileError
 from contorno.files import sha256
 from contorno.hardware import Hardware, choose
-from contorno.models import Segmenter
-from contorno.models.foreign import load_foreign
 from contorno.predict import probability_map, read_picture
+
+if TYPE_CHECKING:
+    from contorno.models import Segmenter
 
 Array = NDArray[Any]
 PathLike = str | Path
 _FOREIGN = (".pt", ".pth")
 
 
-@dataclass(frozen=True)
 class Model:
-    """A trained model, ready to draw masks.
+    """A trained model, ready to draw masks. The weights are read when they are needed.
 
     Args:
-        segmenter: the network with its preprocessing.
         card: what the model file says of itself.
         hardware: where it runs.
         path: the file it came from.
+        engine: what runs it, one of `engines.select.ENGINES`; "auto" for the fastest.
+        segmenter: the network with its preprocessing, where it is not in `path`.
+
+    Attributes:
+        card, hardware, path: as given.
     """
 
-    segmenter: Segmenter
-    card: ModelCard
-    hardware: Hardware
-    path: Path
+    def __init__(
+        self,
+        card: ModelCard,
+        hardware: Hardware,
+        path: Path,
+        *,
+        engine: str = "auto",
+        segmenter: Segmenter | None = None,
+    ) -> None:
+        self.card, self.hardware, self.path = card, hardware, path
+        self._engine, self._segmenter = engine, segmenter
 
     @cached_property
-    def engine(self) -> PyTorchEngine:
-        return PyTorchEngine(self.segmenter, self.hardware)
+    def segmenter(self) -> Segmenter:
+        """The network with its preprocessing, in eval mode."""
+        if self._segmenter is not None:
+            return self._segmenter
+        from contorno.checkpoint import load_model
+
+        return load_model(self.path)[0]
+
+    @cached_property
+    def source(self) -> Source:
+        """What engines are made of."""
+        artifacts = Artifacts(self.path, self.sha256)
+        return Source(self.card, self.hardware, artifacts, lambda: self.segmenter)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the model."""
+        return open_engine(self._engine, self.source)
 
     @cached_property
     def sha256(self) -> str:
@@ -61,6 +88,7 @@ class Model:
             "sha256": self.sha256,
             "architecture": f"{network.architecture} {network.up} {list(network.widths)}",
             "parameters": sum(p.numel() for p in self.segmenter.network.parameters()),
+            "engine": self.engine.name,
         }
 
     def predict(self, image: Array | PathLike | Sequence[PathLike]) -> Array:
@@ -106,22 +134,30 @@ class Model:
         return probability_map(self.engine, self.card, np.asarray(image))
 
 
-def load(path: PathLike, *, device: str = "auto", precision: str = "auto") -> Model:
+def load(
+    path: PathLike, *, device: str = "auto", precision: str = "auto", engine: str = "auto"
+) -> Model:
     """Load a model.
 
     Args:
         path: a model file, a run folder, or a foreign `.pt`/`.pth` checkpoint (see `convert`).
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "bf16" or "32" (exact float32).
+        engine: "auto" for the fastest that is installed, "pytorch", "openvino", "openvino-int8" or
+            "onnxruntime".
 
     Raises:
         ModelFileError: missing, damaged or of an unknown layout.
+        ConfigError: an engine or a device that this machine lacks.
     """
     hardware = choose(device=device, precision=precision)
+    require(engine, hardware)
     path = Path(path)
     if path.suffix.lower() in _FOREIGN:
-        return Model(*_foreign(path), hardware, path)
-    return Model(*load_model(path), hardware, model_path(path))
+        segmenter, card = _foreign(path)
+        return Model(card, hardware, path, engine=engine, segmenter=segmenter)
+    path = model_path(path)
+    return Model(read_card(path), hardware, path, engine=engine)
 
 
 def convert(
@@ -141,12 +177,17 @@ def convert(
     out = Path(out)
     if out.exists() and not overwrite:
         raise ModelFileError(f"{out}: exists already; choose another --out, or --overwrite")
+    from contorno.checkpoint import save_model
+
     segmenter, card = _foreign(Path(path), size=size)
     save_model(out, segmenter, card)
     return load(out)
 
 
 def _foreign(path: Path, *, size: int | None = None) -> tuple[Segmenter, ModelCard]:
+    from contorno.models import Segmenter
+    from contorno.models.foreign import load_foreign
+
     foreign = load_foreign(path)
     config = foreign.config
     preprocessing = build(

@@ -162,6 +162,36 @@ def table(results: dict[str, Any]) -> None:
         )
 
 
+def bench_table(result: dict[str, Any]) -> None:
+    """Print what `bench` measured, and what it recommends."""
+    height, width = result["size"]
+    what = "random noise" if result["noise"] else "a picture"
+    grid = Table(title=f"{what} of {width} x {height}, {result['gflop']:.1f} GFLOP")
+    for name in ("engine", "ms (range)", "images/s", "of the peak", "same pixels", "Dice"):
+        grid.add_column(name, justify="left" if name == "engine" else "right", no_wrap=True)
+    for row in sorted(result["engines"], key=lambda row: float(row["ms"])):
+        share, dice = row["share_of_peak"], row["dice"]
+        grid.add_row(
+            row["engine"] + (" *" if row["engine"] == result["fastest"] else ""),
+            f"{row['ms']:.0f} ({row['ms_low']:.0f} to {row['ms_high']:.0f})",
+            f"{row['images_per_second']:.2f}",
+            "-" if share is None else f"{share:.0%}",
+            f"{row['agreement']:.3%}",
+            _plain(dice),
+        )
+    Console(highlight=False).print(grid)
+    peaks = [f"{p:.2f} {name}" for name, p in result["peak"].items() if p is not None]
+    step = result["training"]
+    say(
+        f"Measured peak, TFLOP/s: {', '.join(peaks)}\n"
+        f"Training step, {step['batch']} pictures of {step['edge']} x {step['edge']}: "
+        f"{step['ms']:.0f} ms, {step['images_per_second']:.1f} pictures/s"
+    )
+    for name, reason in result["left_out"].items():
+        say(f"Left out: {name}: {reason}")
+    say(f"* From now on --engine auto means {result['fastest']} for this model on this machine.")
+
+
 def _class_table(classes: Sequence[dict[str, Any]], images: int) -> Table:
     """One row for each class; a class that few images hold is best judged by its pooled Dice."""
     grid = Table(title="Each class on its own")

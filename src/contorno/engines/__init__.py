@@ -15,11 +15,13 @@ class Engine(Protocol):
 
     Args:
         name: engine, number format and device in words, for people.
+        precision: "bf16", "32" (float32) or "int8".
         tileable: whether a piece of a picture may be given for the whole; not so for a model that
             resizes whatever it gets to one size.
     """
 
     name: str
+    precision: str
     tileable: bool
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[Any]:

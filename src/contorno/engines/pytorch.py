@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from contorno.errors import OutOfMemory
 from contorno.hardware import Hardware, use
@@ -21,13 +25,19 @@ class PyTorchEngine:
     Args:
         segmenter: the model; it is moved to the device and set to eval mode for each call.
         hardware: where and in which number format.
+        frozen: run a copy with batch normalisation folded into the convolutions; for a model that
+            is not being trained.
     """
 
-    def __init__(self, segmenter: Segmenter, hardware: Hardware) -> None:
+    def __init__(self, segmenter: Segmenter, hardware: Hardware, *, frozen: bool = False) -> None:
         self.name = f"PyTorch on {hardware.reason}"
+        self.precision = "bf16" if hardware.bf16 else "32"
         self.tileable = segmenter.size is None
         self._hardware = hardware
         use(hardware)
+        if frozen:
+            segmenter = copy.deepcopy(segmenter)
+            fold(segmenter.network)
         self._segmenter = segmenter.to(hardware.accelerator).to(
             memory_format=torch.channels_last  # type: ignore[call-overload]
         )
@@ -51,6 +61,19 @@ class PyTorchEngine:
                 raise OutOfMemory(f"{width} x {height} pixels do not fit in memory") from None
             raise
         return result
+
+
+def fold(network: nn.Module) -> None:
+    """Fold every batch normalisation into the convolution before it, in place, for inference."""
+    network.eval()
+    for module in network.modules():
+        if not isinstance(module, nn.Sequential):
+            continue
+        for (_, before), (name, after) in pairwise(list(module.named_children())):
+            if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+                fused = fuse_conv_bn_eval(before, after)
+                before.weight, before.bias = fused.weight, fused.bias
+                setattr(module, name, nn.Identity())
 
 
 def out_of_memory(error: BaseException) -> bool:

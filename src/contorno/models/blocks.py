@@ -53,11 +53,16 @@ def check_arguments(
 
 
 def fit(x: Tensor, height: int, width: int) -> Tensor:
-    """Pad by repeating the rim, or crop, at the bottom and right to (height, width)."""
+    """Pad at the bottom and right to (height, width) by repeating the rim.
+
+    A graph that is being traced pads always, by nothing where nothing is missing, so that it holds
+    for pictures of any size.
+    """
     down, right = height - x.shape[-2], width - x.shape[-1]
-    if down > 0 or right > 0:
-        x = F.pad(x, (0, max(right, 0), 0, max(down, 0)), mode="replicate")
-    return x[..., :height, :width]
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or down > 0 or right > 0:
+        x = F.pad(x, (0, right, 0, down), mode="replicate")
+    return x
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:

@@ -48,8 +48,11 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) raw values to (N, K, H, W) float32 probabilities."""
+        if self.size is None:
+            return self.unsized(images)
         height, width = images.shape[-2:]
-        if self.size is not None:
-            images = resize(images.float(), *self.size)
-        probabilities = activate(self.network(self.normalise(images)), self.output).float()
-        return resize(probabilities, height, width)
+        return resize(self.unsized(resize(images.float(), *self.size)), height, width)
+
+    def unsized(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) raw values, of the model's own size if it has one, to probabilities."""
+        return activate(self.network(self.normalise(images)), self.output).float()

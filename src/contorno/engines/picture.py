@@ -1,0 +1,85 @@
+"""What engines without PyTorch do to pictures around their graph: types, small sizes, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contorno.card import ModelCard
+from contorno.errors import OutOfMemory
+
+Array = NDArray[Any]
+
+
+def graph_type(card: ModelCard) -> str:
+    """The type of pictures that the model's graph takes."""
+    if card.preprocessing.size is not None:
+        return "float32"  # resized values lie between those of the file
+    dtype = card.preprocessing.dtype
+    return "int32" if dtype == "uint16" else dtype  # PyTorch, which makes the graph, has no uint16
+
+
+def least(card: ModelCard) -> int:
+    """The smallest edge that the network can halve as often as it does."""
+    return int(2 ** (len(card.network.widths) - 1))
+
+
+def around(run: Callable[[Array], Array], card: ModelCard, batch: Array) -> Array:
+    """Probabilities (N, K, H, W) float32 of raw pictures (N, H, W, C) of any size.
+
+    Args:
+        run: the graph, from (N, h, w, C) of its type to (N, K, h, w), h and w as large as the
+            network's halvings need, or the model's own size.
+        card: the model's.
+        batch: the pictures.
+
+    Raises:
+        OutOfMemory: they do not fit in memory.
+    """
+    try:
+        return _around(run, card, batch)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+            height, width = batch.shape[1:3]
+            raise OutOfMemory(f"{width} x {height} pixels do not fit in memory") from None
+        raise
+
+
+def _around(run: Callable[[Array], Array], card: ModelCard, batch: Array) -> Array:
+    height, width = batch.shape[1:3]
+    size = card.preprocessing.size
+    if size is not None:
+        small = resize(batch.astype(np.float32), *size, axes=(1, 2))
+        return resize(run(small), height, width, axes=(2, 3))
+    down, right = max(least(card) - height, 0), max(least(card) - width, 0)
+    values = batch.astype(graph_type(card), copy=False)
+    if down or right:  # repeats the rim, as the networks do
+        values = np.pad(values, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
+    return np.ascontiguousarray(run(np.ascontiguousarray(values))[..., :height, :width])
+
+
+def resize(x: Array, height: int, width: int, *, axes: tuple[int, int]) -> Array:
+    """Bilinear, smoothed where it shrinks: the same as `resample.resize`, without PyTorch."""
+    for axis, length in zip(axes, (height, width), strict=True):
+        if x.shape[axis] != length:
+            weights = _weights(x.shape[axis], length)
+            x = np.moveaxis(np.tensordot(weights, x, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(x, np.float32)
+
+
+@lru_cache(maxsize=16)
+def _weights(before: int, after: int) -> Array:
+    """What each old pixel adds to each new one, (after, before): a triangle about its centre.
+
+    The triangle is one pixel wide to each side, of the larger pixels.
+    """
+    scale = before / after
+    reach = max(scale, 1.0)
+    centres = (np.arange(after) + 0.5) * scale
+    away = np.abs(np.arange(before)[None] + 0.5 - centres[:, None]) / reach
+    weights = np.maximum(1 - away, 0)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)

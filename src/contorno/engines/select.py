@@ -1,0 +1,204 @@
+"""Which engine runs a model: the one that was asked for, or the fastest that is exact enough."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from contorno.card import ModelCard
+from contorno.engines import Engine
+from contorno.engines.artifacts import Artifacts
+from contorno.engines.picture import graph_type, least
+from contorno.errors import ConfigError
+from contorno.files import write_text
+from contorno.hardware import Hardware
+
+if TYPE_CHECKING:
+    from contorno.models import Segmenter
+
+ENGINES = ("pytorch", "openvino", "openvino-int8", "onnxruntime")
+MOST_LOST = 0.002  # of Dice on validation images: more, and int8 is not chosen by itself
+_PACKAGES = {  # what an engine needs, and the extra that installs it
+    "openvino": (("openvino",), "openvino"),
+    "openvino-int8": (("openvino", "nncf"), "openvino"),
+    "onnxruntime": (("onnx", "onnxruntime"), "export"),
+}
+_BENCH = "bench.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an engine is made of.
+
+    Args:
+        card: of the model.
+        hardware: where to compute and in which number format.
+        artifacts: where what was made of the model is kept.
+        segmenter: gives the model's weights, which an engine with artefacts does not need.
+    """
+
+    card: ModelCard
+    hardware: Hardware
+    artifacts: Artifacts
+    segmenter: Callable[[], Segmenter]
+
+
+def open_engine(name: str, source: Source, *, threads: int | None = None) -> Engine:
+    """The engine of this name.
+
+    Args:
+        name: one of `ENGINES`, or "auto".
+        source: the model.
+        threads: that compute; all cores when None. PyTorch's are set for the whole process.
+
+    Raises:
+        ConfigError: an unknown name, a library that is missing, a device that it does not run on,
+            or 8 bits that were never measured.
+    """
+    require(name, source.hardware)
+    if name == "auto":
+        name, _ = choose_engine(source)
+    if name == "pytorch":
+        from contorno.engines.pytorch import PyTorchEngine
+
+        return PyTorchEngine(source.segmenter(), source.hardware, frozen=True)
+    if name == "onnxruntime":
+        from contorno.engines.onnxruntime import ONNXRuntimeEngine
+
+        return ONNXRuntimeEngine(_onnx(source), source.card, threads=threads)
+    from contorno.engines.openvino import OpenVINOEngine
+
+    if name == "openvino":
+        precision = "bf16" if source.hardware.bf16 else "32"
+        return OpenVINOEngine(openvino_graph(source), source.card, precision, threads=threads)
+    graph = _int8(source)
+    if not graph.exists():
+        raise ConfigError(
+            f"engine {name} needs an 8-bit form of the model, made of pictures like those it was "
+            f"trained on: contorno bench {source.artifacts.model} IMAGES MASKS"
+        )
+    return OpenVINOEngine(graph, source.card, "int8", threads=threads)
+
+
+def require(name: str, hardware: Hardware) -> None:
+    """Raise ConfigError for an engine that cannot run here, in words that help."""
+    if name not in (*ENGINES, "auto"):
+        raise ConfigError(f"engine {name!r} is unknown; choose auto, {', '.join(ENGINES)}")
+    if missing := missing_for(name):
+        raise ConfigError(f"engine {name} needs {missing[0]}: {missing[1]}")
+    if name in _PACKAGES and hardware.accelerator != "cpu":
+        raise ConfigError(f"engine {name} runs on the CPU only; add --device cpu")
+
+
+def choose_engine(source: Source) -> tuple[str, str]:
+    """The name of the engine that "auto" means here, and why."""
+    if source.hardware.accelerator != "cpu":
+        return "pytorch", "PyTorch is what runs on this device"
+    measured = read_bench(source)
+    if measured is not None and not missing_for(measured["fastest"]):
+        return measured["fastest"], "the fastest here by contorno bench"
+    if not missing_for("openvino"):
+        return "openvino", "OpenVINO is installed, and the fastest on the CPUs measured"
+    if not source.hardware.bf16 and not missing_for("onnxruntime"):
+        return "onnxruntime", "faster than PyTorch in float32 on the CPUs measured"
+    return "pytorch", "pip install 'contorno[openvino]' gives a faster one"
+
+
+def missing_for(name: str) -> tuple[str, str] | None:
+    """A package that an engine lacks here, and how to get it; None when nothing is missing."""
+    packages, extra = _PACKAGES.get(name, ((), ""))
+    for package in packages:
+        if find_spec(package) is None:
+            return package, f"pip install 'contorno[{extra}]'"
+    return None
+
+
+def openvino_graph(source: Source) -> Path:
+    """The model as OpenVINO's XML file; converted when it is not there."""
+
+    def make(folder: Path) -> None:
+        import openvino
+
+        from contorno.models.portable import openvino_model
+
+        model = openvino_model(_portable(source))
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+    return source.artifacts.made(f"openvino-{_version('openvino')}", make) / "model.xml"
+
+
+def quantise(source: Source, pictures: Iterable[NDArray[Any]]) -> Path:
+    """The model in 8 bits, with the ranges of its values taken from real pictures.
+
+    Args:
+        source: the model.
+        pictures: (H, W, C) in file units, like those that it was trained on; a few dozen do.
+    """
+    from contorno.engines.int8 import quantised
+
+    graph = openvino_graph(source)
+
+    def make(folder: Path) -> None:
+        quantised(graph, folder, source.card, pictures)
+
+    return source.artifacts.made(_int8_name(), make) / "model.xml"
+
+
+def read_bench(source: Source) -> dict[str, Any] | None:
+    """What `contorno bench` found for this model on this machine, if it did."""
+    try:
+        record: dict[str, Any] = json.loads((source.artifacts.folder / _BENCH).read_text())
+    except (OSError, ValueError):
+        return None
+    return record if record.get("machine") == _machine(source) else None
+
+
+def write_bench(source: Source, record: dict[str, Any]) -> None:
+    """Keep what was found, for "auto"; `record["fastest"]` names an engine."""
+    whole = {"machine": _machine(source), **record}
+    write_text(source.artifacts.folder / _BENCH, json.dumps(whole, indent=1))
+
+
+def _machine(source: Source) -> list[str]:
+    """What a measurement depends on beside the model: hardware, number format, versions."""
+    packages = ("torch", "openvino", "onnxruntime")
+    return [source.hardware.reason, *(f"{name} {_version(name)}" for name in packages)]
+
+
+def _portable(source: Source) -> Any:
+    from contorno.models.portable import Portable
+
+    card = source.card
+    channels = card.network.in_channels
+    return Portable(source.segmenter(), graph_type(card), channels, least(card))
+
+
+def _onnx(source: Source) -> Path:
+    def make(folder: Path) -> None:
+        from contorno.models.portable import write_onnx
+
+        write_onnx(_portable(source), folder / "model.onnx")
+
+    return source.artifacts.made("onnx", make) / "model.onnx"
+
+
+def _int8(source: Source) -> Path:
+    return source.artifacts.place(_int8_name()) / "model.xml"
+
+
+def _int8_name() -> str:
+    return f"openvino-{_version('openvino')}-int8"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,0 +1,78 @@
+"""A model as one graph for other engines: raw pictures in, probabilities out, any size.
+
+Resizing to a model's own size is left to the engine: libraries smooth in different ways.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contorno.models.segmenter import Segmenter
+
+_OPSET = 18
+
+
+class Portable(nn.Module):
+    """A copy of a model, on the CPU in float32, that takes pictures as they lie in memory.
+
+    Args:
+        segmenter: the model.
+        dtype: of the pictures: "uint8", "int16", "int32" or "float32".
+        channels: of the pictures.
+        least: edge from which on the network does not pad.
+    """
+
+    def __init__(self, segmenter: Segmenter, dtype: str, channels: int, least: int) -> None:
+        super().__init__()
+        self.segmenter = copy.deepcopy(segmenter).cpu().float()
+        self.eval().requires_grad_(False)
+        # Different lengths, so that the graph cannot take one for another.
+        shape = (2, 2 * least, 3 * least, channels)
+        self.example = torch.zeros(shape, dtype=getattr(torch, dtype))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, H, W, C) raw values to (N, K, H, W) float32 probabilities."""
+        return self.segmenter.unsized(images.permute(0, 3, 1, 2))
+
+
+def write_onnx(portable: Portable, path: Path) -> None:
+    """Write the graph as ONNX, for pictures "images" of any number and size."""
+    with _quiet():  # the newer exporter, which it warns about, fixes odd sizes
+        torch.onnx.export(
+            portable,
+            (portable.example,),
+            str(path),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_axes={
+                "images": {0: "n", 1: "height", 2: "width"},
+                "probabilities": {0: "n", 2: "height", 3: "width"},
+            },
+        )
+
+
+def openvino_model(portable: Portable) -> Any:
+    """The graph as an `openvino.Model`, for pictures of any number and size."""
+    import openvino
+
+    with _quiet():
+        return openvino.convert_model(portable, example_input=portable.example)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns of sizes that Python compares, which `blocks.fit` takes care of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*TracerWarning|.*Converting a tensor")
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

@@ -1,0 +1,170 @@
+"""A training run from folders to report: begun, or continued from its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from contorno.config import DataConfig, read_config
+from contorno.data.check import look_at_set
+from contorno.data.groups import split
+from contorno.data.names import read_list
+from contorno.errors import ConfigError, InputError, Problem
+from contorno.evaluate import evaluate
+from contorno.files import sweep
+from contorno.hardware import Hardware, choose
+from contorno.model import Model, load
+from contorno.progress import clock, say, warn
+from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
+from contorno.recipes import fingerprint, resolve
+from contorno.report import write_report
+from contorno.runfolder import read_split, write_split
+from contorno.train import fit, plan
+from contorno.trainer import Trainer
+
+
+def start(
+    data: DataConfig,
+    run: Path,
+    hardware: Hardware,
+    *,
+    recipe: str,
+    wishes: Mapping[str, Any],
+    workers: int,
+) -> Model:
+    """Read the pairs, part them, choose a configuration, train; see `api.train`.
+
+    Args:
+        data: where the pairs are and how to read them.
+        run: folder to make.
+        hardware: what trains.
+        recipe, wishes: see `recipes.resolve`.
+        workers: threads that decode and prepare batches.
+    """
+    say(f"Computing on: {hardware.reason}")
+    whole, problems = read_pairs(data, workers)
+    chosen = _chosen(data.validation_files, whole.names, problems)
+    good = list(zip(whole.pairs, whole.facts, strict=True))
+    findings, grouping = look_at_set(
+        good, whole.labels, validation=chosen or (), pattern=data.group
+    )
+    say_doubts(findings)
+    parts = split(
+        whole.names,
+        share=data.validation,
+        seed=wishes.get("seed", 0),
+        chosen=chosen,
+        grouping=grouping,
+        foreground={name: whole.foreground_share(i) for i, name in enumerate(whole.names)},
+    )
+    rule = split_rule(data, grouping)
+    training, validation = (whole.subset(names) for names in parts)
+    config = resolve(recipe, data, fingerprint(training), hardware, wishes)
+    trainer = _plan(Trainer(config, training, validation, hardware, run), workers)
+    groups = None if grouping is None else grouping.of
+    write_split(run, training, validation, problems, rule=rule, groups=groups)
+    trainer.config.write(run / "config.toml")  # last: it makes this a run folder
+    _announce(trainer)
+    return _finish(trainer, workers, problems)
+
+
+def resume(run: Path, workers: int) -> Model:
+    """Continue a run exactly; see `api.train`."""
+    if not (run / "config.toml").exists():
+        raise ConfigError(
+            f"{run}: no run folder to resume, or one that was stopped before training began; start "
+            "it again with images, masks and another --out"
+        )
+    sweep(run)
+    config = read_config(run / "config.toml")
+    recipe = config.training
+    hardware = choose(device=recipe.device, precision=recipe.precision)
+    parts = read_split(run / "split.json")
+    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
+    pairs = [*parts["training"], *parts["validation"]]
+    pairs.sort(key=lambda pair: pair.name)  # the order in which labels were decided
+    upright = config.preprocessing.upright
+    reading = reading_of(config.data, upright=upright)
+    whole, problems = decode(pairs, reading, workers, labels=parts["labels"])
+    if problems:
+        raise InputError(f"{run}: files of this run cannot be read any more", problems)
+    training, validation = (
+        whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
+    )
+    trainer = Trainer(config, training, validation, hardware, run)
+    trainer.restore()
+    say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
+    return _finish(trainer, workers, left_out)
+
+
+def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> list[str] | None:
+    """The stems that validate, from a list; those that no usable pair has become problems."""
+    if path is None:
+        return None
+    stems = read_list(Path(path))
+    unknown = [
+        Problem(
+            stem,
+            f"named in {path}, but no usable pair has this stem",
+            "the stem of a pair",
+            "correct the list",
+        )
+        for stem in stems
+        if stem not in names
+    ]
+    if unknown:
+        warn(str(InputError(f"{len(unknown)} name(s) of {path} are passed over:", unknown)))
+    problems += unknown
+    return stems
+
+
+def _plan(trainer: Trainer, workers: int) -> Trainer:
+    """Fit the schedule to the time asked for, if one was; after this a run is deterministic."""
+    seconds = trainer.config.training.time
+    if seconds is None:
+        return trainer
+    reason = f"fills {clock(seconds)} at the speed measured here"
+    asked = {name for name, why in trainer.config.reasons.items() if why == "as asked"}
+    values = plan(trainer, seconds, workers=workers)
+    values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
+    planned = trainer.config.replace("training", reason, **values)
+    return Trainer(planned, trainer.training, trainer.validation, trainer.hardware, trainer.run)
+
+
+def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Model:
+    """Train to the end, score the best model on the validation part, write the report."""
+    fit(trainer, workers=workers)
+    run = trainer.run
+    recipe = trainer.config.training
+    model = load(run, device=recipe.device, precision=recipe.precision, engine="pytorch")
+    results = evaluate(
+        model.engine,
+        model.card,
+        trainer.validation,
+        run,
+        model=model.about(),
+        scored_on="validation part of the training set (it chose the best epoch: expect a little "
+        "optimism)",
+        problems=problems,
+    )
+    page = write_report(run / "results.json", run=run)
+    say(
+        f"Validation Dice {results['per_image']['dice']['mean']:.4f} (mean over "
+        f"{len(results['images'])} images, epoch {trainer.position.best_epoch})"
+    )
+    say(f"Model:  {run / 'model.safetensors'}\nReport: {page}")
+    return model
+
+
+def _announce(trainer: Trainer) -> None:
+    recipe, network = trainer.config.training, trainer.config.network
+    parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
+    length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
+    if recipe.time:
+        length += f", about {clock(recipe.time)}"
+    say(
+        f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
+        f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
+        f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
+    )
