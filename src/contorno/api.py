@@ -1,4 +1,8 @@
-"""What people call from Python, and what the command line calls: puts the steps in order."""
+"""What people call from Python, and what the command line calls: puts the steps in order.
+
+What takes long to load (PyTorch, drawing) is imported by the functions that need it, so that a
+single picture is predicted soon.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from contorno.check_page import write_page
 from contorno.config import DataConfig, build, parse_duration
-from contorno.data.check import check as look
 from contorno.data.names import find_images, read_list
 from contorno.errors import ConfigError, InputError
-from contorno.evaluate import evaluate as score_model
 from contorno.files import write_text
 from contorno.hardware import choose, cores
 from contorno.images import read_image
@@ -32,7 +33,6 @@ from contorno.reading import (
     read_pairs,
     reading_of,
 )
-from contorno.report import write_report
 from contorno.runfolder import free_path, seen_in_training
 
 __all__ = ["Model", "check", "convert", "demo", "evaluate", "load", "predict", "train"]
@@ -181,6 +181,9 @@ def evaluate(
     Raises:
         InputError: nothing that can be scored; all problems are listed.
     """
+    from contorno.evaluate import evaluate as score_model
+    from contorno.report import write_report
+
     loaded = _loaded(model, device, precision, engine)
     run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
     folder = free_path(out, (run or Path()) / "evaluation")
@@ -249,6 +252,9 @@ def check(
     Raises:
         InputError: not one image with a mask; or options that cannot work.
     """
+    from contorno.check_page import write_page
+    from contorno.data.check import check as look
+
     began = clock_time.monotonic()
     data = _data(
         images,

@@ -229,11 +229,11 @@ def measure_peak(hardware: Hardware) -> dict[str, float | None]:
     device = hardware.accelerator
     peaks: dict[str, float | None] = {"32": None, "bf16": None, "int8": None}
     formats = {"32": torch.float32} | ({"bf16": torch.bfloat16} if hardware.bf16 else {})
-    edge = 2048 if device == "cpu" else 8192
+    edge = 1024 if device == "cpu" else 8192
     for name, kind in formats.items():
         a, b = (torch.ones((edge, edge), dtype=kind, device=device) for _ in range(2))
         conv = torch.nn.Conv2d(256, 256, 3, padding=1, bias=False, dtype=kind, device=device)
-        x = torch.ones((4 if device == "cpu" else 64, 256, 64, 64), dtype=kind, device=device)
+        x = torch.ones((1 if device == "cpu" else 64, 256, 64, 64), dtype=kind, device=device)
         x = x.to(memory_format=torch.channels_last)
         conv = conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contorno.card import ModelCard
+from contorno.engines.openvino import library
 from contorno.engines.picture import around
 
 _MOST = 300  # pictures, nncf's own default
@@ -27,8 +28,8 @@ def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDA
         card: the model's.
         pictures: (H, W, C) in file units, for the ranges of the values in the network.
     """
+    openvino = library()
     import nncf
-    import openvino
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
     inputs: list[NDArray[Any]] = []

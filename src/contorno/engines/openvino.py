@@ -5,14 +5,18 @@ Needs no PyTorch once the model has been converted.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from contorno.card import ModelCard
 from contorno.engines.picture import around
 from contorno.hardware import cores
+
+if TYPE_CHECKING:
+    from contorno.models.portable import Portable
 
 Array = NDArray[Any]
 _WORDS = {"bf16": "bfloat16", "32": "float32", "int8": "8-bit integers"}
@@ -31,11 +35,9 @@ class OpenVINOEngine:
     def __init__(
         self, graph: Path, card: ModelCard, precision: str, *, threads: int | None = None
     ) -> None:
-        import openvino
-
         self.tileable = card.preprocessing.size is None
         self._card = card
-        core = openvino.Core()
+        core = library().Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = "32" if precision == "bf16" and not bf16 else precision
         self.name = f"OpenVINO on CPU, {_WORDS[self.precision]}"
@@ -57,3 +59,21 @@ class OpenVINOEngine:
     def _run(self, values: Array) -> Array:
         result: Array = self._request.infer([values], share_inputs=True)[0]
         return result.copy()  # the request writes its next answer over this one
+
+
+def convert(portable: Portable, folder: Path) -> None:
+    """Write a model as model.xml and model.bin, for pictures of any number and size."""
+    from contorno.models.portable import quiet
+
+    openvino = library()
+    with quiet():
+        model = openvino.convert_model(portable, example_input=portable.example)
+    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+def library() -> Any:
+    """The module openvino, without the telemetry that it would send whenever it is imported."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino

@@ -124,12 +124,9 @@ def openvino_graph(source: Source) -> Path:
     """The model as OpenVINO's XML file; converted when it is not there."""
 
     def make(folder: Path) -> None:
-        import openvino
+        from contorno.engines.openvino import convert
 
-        from contorno.models.portable import openvino_model
-
-        model = openvino_model(_portable(source))
-        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        convert(_portable(source), folder)
 
     return source.artifacts.made(f"openvino-{_version('openvino')}", make) / "model.xml"
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,7 @@ class Portable(nn.Module):
 
 def write_onnx(portable: Portable, path: Path) -> None:
     """Write the graph as ONNX, for pictures "images" of any number and size."""
-    with _quiet():  # the newer exporter, which it warns about, fixes odd sizes
+    with quiet():  # the newer exporter, which it warns about, fixes odd sizes
         torch.onnx.export(
             portable,
             (portable.example,),
@@ -61,17 +60,9 @@ def write_onnx(portable: Portable, path: Path) -> None:
         )
 
 
-def openvino_model(portable: Portable) -> Any:
-    """The graph as an `openvino.Model`, for pictures of any number and size."""
-    import openvino
-
-    with _quiet():
-        return openvino.convert_model(portable, example_input=portable.example)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Tracing warns of sizes that Python compares, which `blocks.fit` takes care of."""
+def quiet() -> Iterator[None]:
+    """Without tracing's warnings of sizes that Python compares: `blocks.fit` takes care of them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*TracerWarning|.*Converting a tensor")
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,0 +1,306 @@
+"""Which engine runs a model, what is kept of it, and what `contorno bench` finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import EXACT, easy
+from PIL import Image
+
+import contorno
+from contorno.cli import main
+from contorno.engines import picture, select
+from contorno.engines.artifacts import Artifacts
+from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, write_bench
+from contorno.errors import ConfigError, StorageError
+from contorno.hardware import Hardware
+from contorno.model import Model
+from contorno.resample import resize
+
+BF16 = Hardware("cpu", "bf16-mixed", "CPU, bfloat16")
+FLOAT = Hardware("cpu", "32-true", "CPU, float32")
+GPU = Hardware("cuda", "bf16-mixed", "GPU")
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return easy(tmp_path_factory.mktemp("discs"), 12)
+
+
+@pytest.fixture(scope="module")
+def run(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    small = {"widths": (4, 8), "epochs": 15, "batch_size": 4, "learning_rate": 0.02}
+    contorno.train(discs / "images", discs / "masks", out=folder, **small, **EXACT)
+    return folder
+
+
+def source(run: Path, hardware: Hardware = FLOAT) -> Source:
+    model = contorno.load(run, precision="32")
+    return Source(model.card, hardware, model.source.artifacts, lambda: model.segmenter)
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """As if these packages were not installed, and all others were."""
+    monkeypatch.setattr(select, "find_spec", lambda name: None if name in packages else object())
+
+
+# What "auto" means
+
+
+def test_auto_takes_openvino_where_it_is_installed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch)
+    assert choose_engine(source(run, BF16))[0] == "openvino"
+    assert choose_engine(source(run, GPU))[0] == "pytorch"
+
+
+def test_auto_without_openvino(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "openvino")
+    name, why = choose_engine(source(run, BF16))
+    assert name == "pytorch"
+    assert "pip install 'contorno[openvino]'" in why
+    assert choose_engine(source(run, FLOAT))[0] == "onnxruntime"
+    without(monkeypatch, "openvino", "onnxruntime")
+    assert choose_engine(source(run, FLOAT))[0] == "pytorch"
+
+
+def test_auto_takes_what_bench_found_on_this_machine_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch)
+    here, elsewhere = source(run, FLOAT), source(run, BF16)
+    write_bench(here, {"fastest": "onnxruntime"})
+    assert choose_engine(here) == ("onnxruntime", "the fastest here by contorno bench")
+    assert read_bench(elsewhere) is None
+    assert choose_engine(elsewhere)[0] == "openvino"
+    without(monkeypatch, "onnxruntime")  # removed since
+    assert choose_engine(here)[0] == "openvino"
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("engine", "missing", "words"),
+    [
+        (
+            "openvino",
+            "openvino",
+            "engine openvino needs openvino: pip install 'contorno[openvino]'",
+        ),
+        ("openvino-int8", "nncf", "engine openvino-int8 needs nncf"),
+        ("onnxruntime", "onnxruntime", "pip install 'contorno[export]'"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(
+    run: Path, monkeypatch: pytest.MonkeyPatch, engine: str, missing: str, words: str
+) -> None:
+    without(monkeypatch, missing)
+    with pytest.raises(ConfigError) as caught:
+        contorno.load(run, engine=engine)
+    assert words in str(caught.value)
+
+
+def test_engines_that_cannot_be(run: Path) -> None:
+    with pytest.raises(ConfigError, match="engine 'tpu' is unknown; choose auto, pytorch"):
+        contorno.load(run, engine="tpu")
+    with pytest.raises(ConfigError, match="runs on the CPU only; add --device cpu"):
+        select.require("onnxruntime", GPU)
+    pytest.importorskip("nncf")
+    model = contorno.load(run, engine="openvino-int8")
+    with pytest.raises(ConfigError, match=r"contorno bench .* IMAGES MASKS"):
+        _ = model.engine
+
+
+# What is kept
+
+
+def made_of(tmp_path: Path, digest: str = "a" * 64) -> Artifacts:
+    (tmp_path / "model.safetensors").touch()
+    return Artifacts(tmp_path / "model.safetensors", digest)
+
+
+def test_an_artefact_is_made_once_and_appears_whole(tmp_path: Path) -> None:
+    calls = []
+
+    def make(folder: Path) -> None:
+        calls.append(folder)
+        (folder / "graph").write_text("whole")
+
+    for _ in range(2):
+        there = made_of(tmp_path).made("engine-1", make)
+        assert (there / "graph").read_text() == "whole"
+    assert len(calls) == 1
+    assert there.parent == tmp_path / "model.engines" / ("a" * 16)
+
+    def fail(folder: Path) -> None:
+        (folder / "graph").write_text("half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        made_of(tmp_path).made("engine-2", fail)
+    assert [path.name for path in there.parent.iterdir()] == [there.name]
+
+
+def test_artefacts_of_a_replaced_model_go(tmp_path: Path) -> None:
+    old = made_of(tmp_path, "a" * 64).made("engine", lambda _: None)
+    new = made_of(tmp_path, "b" * 64).made("engine", lambda _: None)
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_where_the_model_cannot_be_written_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    artifacts = made_of(tmp_path)
+    (tmp_path / "model.engines").write_text("a file stands where the folder would")
+    assert artifacts.folder == tmp_path / "cache" / "contorno" / ("a" * 16)
+    (tmp_path / "cache2").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache2"))
+    with pytest.raises(StorageError, match="cannot be written"):
+        _ = made_of(tmp_path).folder
+
+
+# The same masks by every engine
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_masks_of_a_folder_agree(
+    engine: str, run: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(engine)
+    words = ["predict", str(run), str(discs / "images"), "--precision", "32", "--out"]
+    assert main([*words, str(tmp_path / "plain"), "--engine", "pytorch"]) == 0
+    assert main([*words, str(tmp_path / "other"), "--engine", engine]) == 0
+    name = "OpenVINO" if engine == "openvino" else "ONNX Runtime"
+    assert f"Computing with: {name} on CPU, float32" in capsys.readouterr().out
+    plain, other = (
+        np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / d).glob("*.png"))])
+        for d in ("plain", "other")
+    )
+    assert plain.any()
+    assert (plain == other).mean() > 0.9999
+
+
+def test_a_converted_model_predicts_without_pytorch(run: Path, discs: Path, tmp_path: Path) -> None:
+    """Loading PyTorch takes longer than the rest."""
+    pytest.importorskip("openvino")
+    picture = str(discs / "images" / "p0.png")
+    words = ["predict", str(run), picture, "--device", "cpu", "--engine", "openvino", "--out"]
+    assert main([*words, str(tmp_path / "first")]) == 0
+    code = (
+        "import sys\nfrom contorno.cli import main\n"
+        f"assert main({[*words, str(tmp_path / 'second')]}) == 0\n"
+        "assert 'openvino' in sys.modules\n"
+        "heavy = {'torch', 'matplotlib', 'lightning_fabric'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "assert telemetry_utils.tm.__name__.endswith('telemetry_stub')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+    first, second = (np.asarray(Image.open(tmp_path / d / "p0.png")) for d in ("first", "second"))
+    assert np.array_equal(first, second)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    # PyTorch 2.13 repeats the first row where a width is one pixel, so they begin with 2.
+    before=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    after=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+)
+def test_resizing_without_pytorch_is_the_same(
+    before: tuple[int, int], after: tuple[int, int]
+) -> None:
+    x = np.random.default_rng(0).random((2, 3, *before)).astype(np.float32)
+    expected = resize(torch.from_numpy(x), *after).numpy()
+    found = picture.resize(x, *after, axes=(2, 3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+# contorno bench
+
+
+def test_bench_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own pictures are still there: 8 bits are made, scored, and chosen only if fit."""
+    assert main(["bench", str(run), "--rounds", "1", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    model = contorno.load(run, device="cpu")
+    record = read_bench(model.source)
+    assert record is not None
+    rows = {row["engine"]: row for row in record["engines"]}
+    installed = {name for name in ENGINES if not select.missing_for(name)}
+    assert set(rows) == installed
+    assert set(record["left_out"]) == set(ENGINES) - installed
+    assert record["noise"] is False
+    assert record["size"] == [32, 32]
+    for name, row in rows.items():
+        assert name in printed
+        assert row["agreement"] > 0.98
+        assert 0.5 < row["dice"] <= 1
+    fastest = rows[record["fastest"]]
+    if record["fastest"] == "openvino-int8":
+        assert fastest["dice"] >= max(row["dice"] for row in rows.values()) - 0.002
+    assert f"--engine auto means {record['fastest']}" in printed
+    assert record["gflop"] == pytest.approx(flops_by_hand(model) / 1e9)
+    assert model.engine.name == fastest["name"]
+
+
+def flops_by_hand(model: Model) -> int:
+    """Two for each weight of each convolution and pixel, at 32 x 32 with widths 4 and 8."""
+    channels = model.card.network.in_channels
+    top = 9 * (channels * 4 + 4 * 4) + 9 * (8 * 4 + 4 * 4) + 4
+    bottom = 9 * (4 * 8 + 8 * 8) + 4 * (8 * 4)
+    return 2 * (top * 32 * 32 + bottom * 16 * 16)
+
+
+def test_bench_of_a_model_alone_times_noise(
+    run: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = tmp_path / "model.safetensors"
+    alone.write_bytes((run / "model.safetensors").read_bytes())
+    without(monkeypatch, "openvino", "onnxruntime")
+    found = contorno.bench(alone, size=48, rounds=1, device="cpu")
+    assert found["noise"] is True
+    assert [row["engine"] for row in found["engines"]] == ["pytorch"]
+    assert found["engines"][0]["dice"] is None
+    assert "contorno[openvino]" in found["left_out"]["openvino"]
+    given = contorno.bench(alone, discs / "images", discs / "masks", rounds=1, device="cpu")
+    assert given["noise"] is False
+    assert 0.5 < given["engines"][0]["dice"] <= 1
+
+
+def test_bench_when_the_pictures_of_the_run_are_gone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(monkeypatch, "openvino", "onnxruntime")
+    for name in ("model.safetensors", "config.toml"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    split = json.loads((run / "split.json").read_text())
+    first = next(iter(split["training"].values()))
+    first["images"] = [str(tmp_path / "gone.png")]
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    found = contorno.bench(tmp_path, rounds=1, device="cpu")
+    assert found["noise"] is True
+    assert "gone.png of the run is gone; timing random noise" in capsys.readouterr().out
+
+
+def test_eight_bits_that_lose_too_much_are_not_chosen() -> None:
+    from contorno.bench import _fastest
+
+    def row(engine: str, ms: float, dice: float | None, agreement: float = 1.0) -> dict:
+        return {"engine": engine, "ms": ms, "dice": dice, "agreement": agreement}
+
+    exact = [row("pytorch", 9, 0.9), row("openvino", 5, 0.9)]
+    assert _fastest([*exact, row("openvino-int8", 2, 0.8985)]) == "openvino-int8"
+    assert _fastest([*exact, row("openvino-int8", 2, 0.8975)]) == "openvino"
+    assert _fastest([row("pytorch", 9, None), row("openvino", 5, None, 0.99)]) == "pytorch"
