@@ -24,7 +24,7 @@ from contorno import api, cli, progress, reading
 from contorno.cli import main
 from contorno.errors import Interrupted, StorageError
 
-COMMANDS = ("train", "evaluate", "predict", "convert", "demo")
+COMMANDS = ("check", "train", "evaluate", "predict", "bench", "convert", "demo")
 
 
 @pytest.fixture(scope="module")
