@@ -316,7 +316,7 @@ def test_averages_are_those_computed_by_hand(name: str, size: tuple[int, int], w
 class Pointwise:
     """Looks at each pixel alone, so that it does not matter how a picture lies."""
 
-    name, tileable = "pointwise", False
+    name, precision, tileable = "pointwise", "32", False
 
     def __init__(self) -> None:
         self.asked = 0

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from contorno.engines import Engine
 
 Array = NDArray[Any]
-PASSES = 8  # of a square; other pictures are only mirrored, in 4
 
 
 class Averaged:
@@ -30,6 +29,7 @@ class Averaged:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.name = f"{engine.name}, averaged over mirrored and turned pictures"
+        self.precision = engine.precision
         self.tileable = engine.tileable
 
     def probabilities(self, batch: Array) -> Array:
