@@ -195,7 +195,8 @@ def test_nothing_is_chosen_from_a_handful(tmp_path: Path) -> None:
     )
     tuned = tune(engine, card, dataset)
     assert tuned.model_copy(update={"rule": ""}) == Tuned()
-    assert f"fewer than {LEAST}" in tuned.rule
+    assert f"fewer than {LEAST} usable" in tuned.rule
+    assert f"{LEAST - 1} in all" in tuned.rule
     assert words(tuned) == [tuned.rule]
     assert engine.asked == 0
 

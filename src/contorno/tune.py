@@ -94,8 +94,8 @@ def tune(
     card = card.model_copy(update={"tuned": Tuned()})
     seen = _gather(engine, card, dataset, seed)
     if len(seen) < LEAST:
-        few = f"not tuned: {len(seen)} validation images, and fewer than {LEAST} tell too little"
-        return Tuned(rule=few)
+        why = f"not tuned: fewer than {LEAST} usable validation images tell too little"
+        return Tuned(rule=f"{why} (there are {len(dataset)} in all)")
     temperature, fitted = _temperature(seen, card, seed)
     gains = [fitted]
     card = _with(card, temperature=temperature)
@@ -125,8 +125,7 @@ def words(tuned: Tuned) -> list[str]:
         if gain.kept:
             lines.append(
                 f"{gain.choice} {gain.value:g} instead of {gain.default:g}: {gain.measure} "
-                f"{change:+.4f} {on}"
-                + (f" ({halves} on each half when chosen on the other)" if halves else "")
+                f"{change:+.4f} {on} ({halves} on each half when chosen on the other)"
             )
         elif gain.choice == AVERAGING:
             does = f"would add {change:.4f} Dice" if change >= MARGIN else "would not help"
@@ -367,12 +366,12 @@ def _at_thresholds(one: _Seen, labels: Labels, index: int) -> tuple[Array, Array
 
 @dataclass(frozen=True)
 class _Areas:
-    """The objects or holes of a class in one image: number of each pixel's, and by number...
+    """The objects, or holes, of a class in one image.
 
     Args:
-        where: (H, W).
-        sizes: pixels of each.
-        right, drawn: its pixels that are true, and all that are valid.
+        where: number of the one that each pixel lies in, (H, W).
+        sizes: by number, its pixels.
+        right, drawn: by number, its pixels that are true and valid, and all that are valid.
     """
 
     where: Array
