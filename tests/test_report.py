@@ -273,7 +273,7 @@ def test_thresholds_of_several_classes_are_named(tmp_path: Path) -> None:
     names = [one["name"] for one in whole["labels"]["classes"]]
     limits = [0.3 + 0.1 * k for k in range(len(names))]
     results.write_text(
-        json.dumps(whole | {"threshold": limits, "tuned": {"holes": [9] * len(names)}})
+        json.dumps(whole | {"threshold": limits, "tuned": {"holes": [9] * len(names), "gains": []}})
     )
     words = Page(write_report(results)).text
     for name, limit in zip(names, limits, strict=True):
