@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contorno import __version__
-from contorno.card import ModelCard
+from contorno.card import ModelCard, Tuned
 from contorno.checkpoint import (
     flatten,
     load_model,
@@ -35,7 +35,7 @@ CARD = ModelCard(
         mean=(1.5, 2.5), std=(3.0, 4.0), dtype="uint16", size=(32, 48), output="identity"
     ),
     labels=Labels(values=(0, 7), note="añejo"),
-    threshold=0.375,
+    tuned=Tuned(thresholds=(0.375,)),
     provenance={"epochs": 3, "data": "0" * 64},
 )
 
@@ -94,7 +94,7 @@ def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
     strided = model().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     save_model(tmp_path / "a", plain, CARD)
     save_model(tmp_path / "b", strided, CARD)
-    save_model(tmp_path / "c", plain, CARD.model_copy(update={"threshold": 0.5}))
+    save_model(tmp_path / "c", plain, CARD.model_copy(update={"tuned": Tuned()}))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 

@@ -17,6 +17,7 @@ from contorno.card import ModelCard
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.engines import Engine, whole_image
 from contorno.engines.artifacts import Artifacts
+from contorno.engines.averaging import Averaged
 from contorno.engines.pytorch import PyTorchEngine
 from contorno.engines.select import Source, open_engine, quantise
 from contorno.errors import OutOfMemory
@@ -270,3 +271,67 @@ def test_a_picture_that_does_not_fit_in_memory_is_tiled() -> None:
         whole_image(Counting(tileable=True, most=100), np.zeros((1100, 1300, 1), np.uint8))
     with pytest.raises(OutOfMemory):
         whole_image(Counting(tileable=True, most=100), np.zeros((64, 64, 1), np.uint8))
+
+
+# Averaging over mirrored and turned pictures
+
+
+def moved(engine: Engine, picture: np.ndarray, turn: int, mirrored: bool) -> np.ndarray:
+    """The engine's answer to a picture that is mirrored, then turned; moved back. By hand."""
+    seen = picture[:, ::-1] if mirrored else picture
+    for _ in range(turn):  # a quarter turn: the last column becomes the first row
+        seen = seen.transpose(1, 0, 2)[::-1]
+    found = engine.probabilities(np.ascontiguousarray(seen)[None])[0]
+    for _ in range(turn):
+        found = found.transpose(0, 2, 1)[:, :, ::-1]
+    return found[:, :, ::-1] if mirrored else found
+
+
+@every_engine
+@pytest.mark.parametrize(("size", "ways"), [((32, 32), 8), ((24, 40), 4)])
+def test_averages_are_those_computed_by_hand(name: str, size: tuple[int, int], ways: int) -> None:
+    engine = ENGINES[name](model(classes=3))
+    batch = pictures(2, *size)
+    turns = (0, 1, 2, 3) if ways == 8 else (0, 2)
+    expected = np.stack(
+        [
+            np.mean(
+                [moved(engine, picture, t, m).astype(np.float64) for t in turns for m in (0, 1)],
+                axis=0,
+            )
+            for picture in batch
+        ]
+    )
+    averaged = Averaged(engine)
+    found = averaged.probabilities(batch)
+    assert found.dtype == np.float32
+    assert found.shape == (2, 3, *size)
+    assert np.allclose(found, expected, atol=CLOSE[name])
+    assert not np.allclose(found, engine.probabilities(batch), atol=CLOSE[name])
+    assert averaged.name.startswith(engine.name)
+    assert "averaged over mirrored and turned pictures" in averaged.name
+    assert averaged.tileable
+
+
+class Pointwise:
+    """Looks at each pixel alone, so that it does not matter how a picture lies."""
+
+    name, precision, tileable = "pointwise", "32", False
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        self.asked += 1
+        return np.sqrt(batch[..., 0] / np.float32(255), dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize(("size", "ways"), [((17, 17), 8), ((9, 17), 4), ((1, 1), 8)])
+def test_averaging_changes_nothing_where_nothing_depends_on_the_way(
+    size: tuple[int, int], ways: int
+) -> None:
+    engine = Pointwise()
+    batch = pictures(3, *size)
+    assert np.array_equal(Averaged(engine).probabilities(batch), engine.probabilities(batch))
+    assert engine.asked == ways + 1
+    assert not Averaged(engine).tileable

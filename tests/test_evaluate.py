@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from making import digest, digests, easy, model_file, pictures, save
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from contorno import __version__, api
-from contorno.card import ModelCard
+from contorno.card import ModelCard, Tuned
+from contorno.checkpoint import save_card
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.data.agreement import Reading
 from contorno.data.dataset import Dataset
@@ -23,6 +26,7 @@ from contorno.data.labels import IGNORE, Labels
 from contorno.data.pairs import find_pairs
 from contorno.errors import ConfigError, InputError
 from contorno.evaluate import evaluate, image_score, require_labels
+from contorno.finish import temper
 from contorno.metrics import FIGURES, RULES, combine, mean_dice, score, summarise
 from contorno.model import Model, load
 from contorno.report import write_report
@@ -529,3 +533,84 @@ def test_masks_of_other_classes_than_the_model_are_refused(tmp_path: Path) -> No
     with pytest.raises(InputError, match="another order: background, nucleus, cell"):
         run(one, tmp_path / "out", labels=swapped)
     assert not (tmp_path / "out").exists()
+
+
+# How far to trust it
+
+
+def test_calibration_and_doubt_are_those_of_the_engines_probabilities(
+    model: Model, data: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(model.path, tmp_path / "model.safetensors"))
+    save_card(
+        path, model.card.model_copy(update={"tuned": Tuned(temperature=2, thresholds=(0.4,))})
+    )
+    warm = load(path, device="cpu", precision="32", engine="pytorch")
+    results = api.evaluate(warm, data / "images", data / "masks", out=tmp_path / "out", workers=0)
+    expected = {name: np.zeros((3, 15), np.int64) for name in ("before", "after")}
+    for row in results["images"]:
+        image = np.asarray(Image.open(row["image"]))
+        truth = np.asarray(Image.open(row["mask"])) == 200
+        raw = warm.engine.probabilities(image[None])[0]
+        found = temper(raw, warm.card)
+        near = max(3, int(0.02 * np.hypot(*truth.shape)))
+        square = np.ones((2 * near + 1, 2 * near + 1))
+        counts = ndimage.binary_dilation(truth | (raw[0] >= 0.5), square)
+        for name, p in (("before", raw[0]), ("after", found[0])):
+            steps = np.rint(p[counts].astype(np.float64) * 65535).astype(int)
+            for k in range(15):
+                inside = (steps >= 4369 * k) & ((steps < 4369 * (k + 1)) | (k == 14))
+                three = inside.sum(), truth[counts][inside].sum(), steps[inside].sum()
+                expected[name][:, k] += three
+        mask = found[0] >= np.float32(0.4)
+        promised = 2 * found[0][mask].sum() / (found[0].sum() + mask.sum())
+        assert row["expected_dice"] == pytest.approx(promised, abs=1e-4)
+        assert row["unsure"] == pytest.approx(((found > 0.2) & (found < 0.8)).mean(), abs=1e-5)
+        assert row["distance"] is None  # this model does not say what it was trained on
+    calibration = results["calibration"]
+    assert calibration["temperature"] == 2
+    for name, (pixels, positives, steps) in expected.items():
+        assert calibration[name]["pixels"] == pixels.tolist()
+        assert calibration[name]["positives"] == positives.tolist()
+        assert calibration[name]["steps"] == steps.tolist()
+        apart = np.abs(steps / 65535 - positives).sum() / pixels.sum()
+        assert calibration[name]["ece"] == pytest.approx(apart, abs=1e-6)
+    assert calibration["before"]["ece"] != calibration["after"]["ece"]
+    ranks = [
+        np.argsort(np.argsort([row[key] for row in results["images"]]))
+        for key in ("expected_dice", "dice")
+    ]
+    assert results["doubt"]["rank_correlation"] == pytest.approx(np.corrcoef(ranks)[0, 1])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Logits are divided by 2. A pixel is foreground from a probability of 0.4 on." in page
+
+
+def test_two_images_have_no_rank_correlation(model: Model, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("p0\np1\n")
+    results = api.evaluate(
+        model,
+        data / "images",
+        data / "masks",
+        files=tmp_path / "two.txt",
+        out=tmp_path / "out",
+        workers=0,
+    )
+    assert results["doubt"]["rank_correlation"] is None
+    assert "no rank correlation" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_averaging_is_named_in_the_results(model: Model, data: Path, tmp_path: Path) -> None:
+    results = api.evaluate(
+        model, data / "images", data / "masks", out=tmp_path / "out", workers=0, tta=True
+    )
+    assert "averaged over mirrored and turned pictures" in results["model"]["engine"]
+
+
+def test_pixels_of_several_classes_are_counted_for_each(tmp_path: Path) -> None:
+    """Echo gives a class 0, or more than the background: the lowest bin is what it did not draw."""
+    results = run(exclusive(tmp_path), tmp_path / "out")
+    counts = results["calibration"]["after"]
+    classes = [c for row in results["images"] for c in row["classes"].values()]
+    assert counts["positives"][0] == sum(c["fn"] for c in classes) > 0
+    assert sum(counts["positives"][1:]) == sum(c["tp"] for c in classes)
+    assert sum(counts["pixels"][1:]) == sum(c["tp"] + c["fp"] for c in classes)

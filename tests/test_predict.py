@@ -17,6 +17,7 @@ from contorno.data.dataset import load as load_data
 from contorno.data.demo import draw
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
+from contorno.engines.averaging import Averaged
 from contorno.errors import ConfigError, InputError
 from contorno.images import ImageError, read_raw_mask
 from contorno.model import Model, load
@@ -58,7 +59,7 @@ def test_a_folder_gives_a_mask_for_each_image(model: Model, photos: Path, tmp_pa
     outcome = predicted(model, photos, tmp_path / "out")
     names = ["a.png", "b.png", "c.png", "odd name %.png"]
     assert sorted(p.name for p in outcome.written) == names
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted([*names, "doubt.csv"])
     assert not outcome.skipped
     assert not outcome.problems
     for source in sorted(photos.glob("*.*")):
@@ -287,7 +288,7 @@ def test_bad_files_are_reported_and_the_rest_is_done(
     (folder / "zero.png").touch()
     os.mkfifo(folder / "fifo.png")
     outcome = predicted(model, [folder, folder / "nowhere.png"], tmp_path / "out")
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["doubt.csv", "good.png"]
     problems = {Path(p.path).name: p for p in outcome.problems}
     assert set(problems) == {
         "deep.png",
@@ -432,3 +433,20 @@ def test_a_large_picture_is_done_in_tiles_without_seams(model: Model, tmp_path: 
     predicted(model, tmp_path / "large.png", tmp_path / "out")
     written = np.asarray(Image.open(tmp_path / "out" / "large.png"))
     assert np.array_equal(written > 0, tiled >= 0.5)
+
+
+def test_averaging_is_another_prediction(model: Model, photos: Path, tmp_path: Path) -> None:
+    predicted(model, photos / "a.png", tmp_path / "plain", probabilities="tif")
+    predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif", tta=True)
+    image = np.asarray(Image.open(photos / "a.png"))
+    plain, averaged = (
+        tifffile.imread(tmp_path / name / "a_probability.tif") for name in ("plain", "out")
+    )
+    assert np.array_equal(averaged, Averaged(model.engine).probabilities(image[None])[0, 0])
+    assert not np.array_equal(averaged, plain)
+    mask = np.asarray(Image.open(tmp_path / "out" / "a.png"))
+    assert np.array_equal(mask > 0, averaged >= 0.5)
+    again = predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif", tta=True)
+    assert len(again.skipped) == 1
+    other = predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif")
+    assert "a file that this model did not make" in other.problems[0].what

@@ -23,6 +23,7 @@ from matplotlib.path import Path as Polygon
 from PIL import Image
 
 from contorno import metrics, pictures, report
+from contorno.calibration import reliability
 from contorno.errors import InputError
 from contorno.report import write_report
 
@@ -233,6 +234,51 @@ def test_every_section_comes_in_order(tmp_path: Path) -> None:
         attrs.get("id") for tag, attrs in without.tags if tag == "section" and "id" in attrs
     ]
     assert sections == ["distribution", "cases", "images", "rules"]
+
+
+def test_confidence_and_choices_are_shown(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random(2000)
+    before, after = (reliability(p, rng.random(2000) < values) for p in (values**3, values))
+    calibration = {"rule": "These pixels.", "temperature": 1.7}
+    calibration |= {"before": before.as_dict(), "after": after.as_dict()}
+    gain = {"choice": "threshold", "measure": "Dice", "default": 0.5, "value": 0.42}
+    gain |= {"before": 0.8, "after": 0.81, "confirmed": [0.012, 0.008], "images": 24, "kept": True}
+    tuned = {"temperature": 1.7, "thresholds": [0.42], "smallest": [40], "holes": [0]}
+    tuned |= {"tta": False, "gains": [gain], "rule": "Kept if it helps."}
+    doubt = {"rank_correlation": 0.87, "unlike": 2}
+    results = make(tmp_path, calibration=calibration, doubt=doubt, tuned=tuned, threshold=0.42)
+    for index in range(3):
+        change(results, index, expected_dice=0.9 - 0.1 * index)
+    page = Page(write_report(results))
+    sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section" and "id" in attrs]
+    assert sections == ["distribution", "cases", "confidence", "tuned", "images", "rules"]
+    assert f"Expected calibration error {after.ece:.3f}" in page.text
+    assert f"{before.ece:.3f} before the temperature" in page.text
+    assert "Rank correlation 0.87" in page.text
+    assert "2 image(s) are unlike the training images" in page.text
+    assert "These pixels." in page.text
+    assert "Kept if it helps." in page.text
+    row = ["threshold", "yes", "0.5", "0.42", "Dice", "0.8000", "0.8100", "+0.0120, +0.0080", "24"]
+    assert row in page.rows
+    assert (
+        "Logits are divided by 1.7. A pixel is foreground from a probability of 0.42" in page.text
+    )
+    assert "Objects of fewer pixels are removed: 40." in page.text
+
+
+def test_thresholds_of_several_classes_are_named(tmp_path: Path) -> None:
+    results = make_several(tmp_path, overlapping=True)
+    whole = json.loads(results.read_text())
+    names = [one["name"] for one in whole["labels"]["classes"]]
+    limits = [0.3 + 0.1 * k for k in range(len(names))]
+    results.write_text(
+        json.dumps(whole | {"threshold": limits, "tuned": {"holes": [9] * len(names), "gains": []}})
+    )
+    words = Page(write_report(results)).text
+    for name, limit in zip(names, limits, strict=True):
+        assert f"{name} {limit:g}" in words
+    assert f"Holes of up to so many pixels are filled: {names[0]} 9" in words
 
 
 def test_problems_say_whether_the_file_was_used(tmp_path: Path) -> None:

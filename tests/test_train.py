@@ -25,8 +25,8 @@ from contorno import api
 from contorno.checkpoint import load_model
 from contorno.cli import main
 from contorno.config import read_config
-from contorno.data.labels import classify
 from contorno.errors import ConfigError, Interrupted, TrainingError
+from contorno.finish import finish
 from contorno.images import read_image
 from contorno.losses import LOSSES
 from contorno.schedule import learning_rate
@@ -68,7 +68,7 @@ def validation_dice(trained: Trainer) -> float:
         image, truth = trained.validation.read(index)
         with torch.no_grad():
             output = segmenter(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
-        drawn = classify(output[0].numpy(), card.labels, card.threshold)
+        drawn = finish(output[0].numpy(), card)
         both = np.count_nonzero(drawn & truth)
         each.append(2 * both / (np.count_nonzero(drawn) + np.count_nonzero(truth)))
     return float(np.mean(each))

@@ -17,6 +17,8 @@ import numpy as np
 
 from contorno.config import DataConfig, build, parse_duration
 from contorno.data.names import find_images, read_list
+from contorno.engines import Engine
+from contorno.engines.averaging import Averaged
 from contorno.errors import ConfigError, InputError
 from contorno.files import write_text
 from contorno.hardware import choose, cores
@@ -83,7 +85,8 @@ def train(
         device, precision: see `load`.
         workers: threads that decode and prepare batches; all cores when None.
         **wishes: values of config.toml's [training], [network] and `size` that win over the
-            recipe's: epochs, batch_size, crop, size, widths, up, loss, learning_rate, seed ...
+            recipe's: epochs, batch_size, crop, size, widths, up, loss, learning_rate, seed,
+            tune ...
 
     Returns:
         The best model of the run.
@@ -160,6 +163,7 @@ def evaluate(
     foreground: str | None = None,
     classes: str | None = None,
     ignore: str | int | None = None,
+    tta: bool = False,
     engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -172,6 +176,7 @@ def evaluate(
         images, masks, suffix, files, foreground, classes, ignore: as in `train`; needed only where
             these masks are coded otherwise than those of the training.
         out: folder to make; `evaluation` with a free name in the run folder (or here) when None.
+        tta: average the probabilities over mirrored and turned pictures; 4 to 8 times the work.
         engine: see `load`.
         device, precision, workers: as in `train`.
 
@@ -202,7 +207,7 @@ def evaluate(
         data, cores() if workers is None else workers, card=loaded.card, keep=False
     )
     results = score_model(
-        loaded.engine,
+        _engine(loaded, tta),
         loaded.card,
         dataset,
         folder,
@@ -296,6 +301,7 @@ def predict(
     overlay: bool = False,
     files: PathLike | None = None,
     overwrite: bool = False,
+    tta: bool = False,
     engine: str = "auto",
     device: str = "auto",
     precision: str = "auto",
@@ -310,6 +316,7 @@ def predict(
         overlay: draw the outlines on the pictures too.
         files: list of stems to restrict the inputs to.
         overwrite: replace files that this model did not make.
+        tta: as in `evaluate`.
         engine, device, precision: see `load`.
 
     Raises:
@@ -328,10 +335,11 @@ def predict(
     problems = [problem for problem in problems if problem not in notes]
     if not images:
         raise InputError("no image to predict", problems)
-    say(f"Computing with: {loaded.engine.name}")
-    mark = f"{loaded.sha256} {loaded.engine.precision}"
+    runs = _engine(loaded, tta)
+    say(f"Computing with: {runs.name}")
+    mark = f"{loaded.sha256} {runs.precision}" + (" averaged" if runs is not loaded.engine else "")
     outcome = predict_files(
-        loaded.engine,
+        runs,
         loaded.card,
         images,
         Path(out),
@@ -343,6 +351,11 @@ def predict(
     )
     outcome.problems[:0] = problems
     return outcome
+
+
+def _engine(model: Model, tta: bool) -> Engine:
+    """The model's engine; one that averages where that is asked for, now or by the card."""
+    return Averaged(model.engine) if tta or model.card.tuned.tta else model.engine
 
 
 def bench(

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from contorno.card import ModelCard
 from contorno.config import DataConfig, read_config
 from contorno.data.dataset import Dataset
-from contorno.data.labels import classify
 from contorno.engines import Engine, whole_image
 from contorno.engines.select import (
     ENGINES,
@@ -33,6 +32,7 @@ from contorno.engines.select import (
 )
 from contorno.errors import InputError
 from contorno.evaluate import image_score
+from contorno.finish import finish
 from contorno.hardware import Hardware, cores
 from contorno.model import Model
 from contorno.progress import bar, say
@@ -193,7 +193,7 @@ def _fastest(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _mask(engine: Engine, card: ModelCard, picture: Array) -> Array:
-    return classify(whole_image(engine, picture), card.labels, card.threshold)
+    return finish(whole_image(engine, picture), card)
 
 
 def _dice(engine: Engine, card: ModelCard, validation: Dataset | None) -> float | None:

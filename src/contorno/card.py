@@ -7,9 +7,9 @@ all that predict, evaluate and export need.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from contorno import __version__
@@ -20,13 +20,84 @@ from contorno.errors import ModelFileError
 CARD = "contorno"  # the one key of the metadata: with one, the bytes are the same every time
 
 
+class Gain(BaseModel):
+    """What one choice of `tune` is worth, measured on validation images.
+
+    Args:
+        choice: in words, what was chosen: "threshold", "smallest object of nucleus" ...
+        measure: "Dice", mean per image, or "NLL", the negative log-likelihood of a pixel in nats.
+        default, value: what it is without tuning, and what was found best on all images.
+        before, after: the measure on all images with either; choices before this one are applied.
+        confirmed: change of the measure on each half of the images with what was chosen on the
+            other half; for what has no value to choose, on each half.
+        images: on how many.
+        kept: whether it is used.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choice: str
+    measure: Literal["Dice", "NLL"] = "Dice"
+    default: float
+    value: float
+    before: float
+    after: float
+    confirmed: tuple[float, float]
+    images: int
+    kept: bool
+
+
+class Tuned(BaseModel):
+    """What was chosen on validation data; the defaults do nothing.
+
+    Numbers of classes stand in order of `Labels.scored`, or there is one for all of them.
+
+    Args:
+        temperature: logits are divided by it before anything else.
+        thresholds: probability from which a pixel is of a class; not used where classes exclude
+            each other, for there the largest probability decides.
+        smallest: objects of fewer pixels are removed.
+        holes: holes of up to so many pixels are filled.
+        tta: whether probabilities are averaged over mirrored and turned pictures.
+        gains: what each choice that was tried is worth.
+        rule: in words, when a choice is kept.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    temperature: float = Field(1.0, gt=0)
+    thresholds: tuple[float, ...] = Field((0.5,), min_length=1)
+    smallest: tuple[int, ...] = Field((0,), min_length=1)
+    holes: tuple[int, ...] = Field((0,), min_length=1)
+    tta: bool = False
+    gains: tuple[Gain, ...] = ()
+    rule: str = ""
+
+
+class Familiar(BaseModel):
+    """What the training images are like: smallest and largest value of any, per channel.
+
+    Args:
+        brightness: mean of an image, in file units.
+        contrast: its standard deviation.
+        sharpness: see `facts.sharpness`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    brightness: tuple[tuple[float, float], ...]
+    contrast: tuple[tuple[float, float], ...]
+    sharpness: tuple[tuple[float, float], ...]
+
+
 class ModelCard(BaseModel):
     """What a model file says of itself.
 
     Args:
         network, preprocessing: what to build before the weights are loaded.
         labels: what masks look like.
-        threshold: probability from which a pixel is foreground (two classes).
+        tuned: what is done to probabilities, and with which threshold masks are drawn.
+        familiar: what the training images are like; None where nobody looked.
         provenance: how the model came about; no times or paths, so that equal runs give
             equal files.
         contorno: version that wrote it.
@@ -37,9 +108,24 @@ class ModelCard(BaseModel):
     network: NetworkConfig
     preprocessing: Preprocessing
     labels: Labels = Labels()
-    threshold: float = 0.5
+    tuned: Tuned = Tuned()
+    familiar: Familiar | None = None
     provenance: dict[str, Any] = {}
     contorno: str = __version__
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_threshold(cls, values: Any) -> Any:
+        """Cards written before there was anything tuned had one threshold for all classes."""
+        if isinstance(values, dict) and "threshold" in values and "tuned" not in values:
+            others = {name: value for name, value in values.items() if name != "threshold"}
+            return others | {"tuned": {"thresholds": (values["threshold"],)}}
+        return values
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a pixel's probabilities add up to 1, so that the largest one decides."""
+        return self.network.out_channels > 1 and not self.labels.multilabel
 
 
 def read_card(path: Path) -> ModelCard:

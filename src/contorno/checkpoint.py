@@ -33,6 +33,16 @@ def save_model(path: Path, segmenter: Segmenter, card: ModelCard) -> None:
     write_bytes(path, safetensors.torch.save(tensors, {CARD: card.model_dump_json()}))
 
 
+def save_card(path: Path, card: ModelCard) -> None:
+    """Replace the card of a model file; the weights stay as they are.
+
+    Raises:
+        ModelFileError: damaged.
+        StorageError: the new file cannot be written; the old one is whole.
+    """
+    write_bytes(path, safetensors.torch.save(_tensors(path), {CARD: card.model_dump_json()}))
+
+
 def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     """Read a model file, or the one in a run folder.
 
@@ -41,11 +51,7 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     """
     path = model_path(path)
     card = read_card(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: not a model file, or damaged ({error})") from None
+    tensors = _tensors(path)
     try:
         segmenter = Segmenter(build_network(card.network), card.preprocessing)
         segmenter.load_state_dict(tensors)
@@ -54,6 +60,14 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     except RuntimeError as error:
         raise ModelFileError(f"{path}: its weights do not fit its card: {error}") from None
     return segmenter.eval(), card
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a model file, or damaged ({error})") from None
 
 
 def save_state(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

@@ -103,6 +103,7 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, Parameter(group=_recipe)] = None,
     seed: Annotated[int | None, Parameter(group=_recipe)] = None,
+    tune: Annotated[bool | None, Parameter(group=_recipe, negative="--no-tune")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Workers = None,
@@ -165,6 +166,8 @@ def train(
         Peak step size.
     seed
         Of weights, order, crops and split.
+    tune
+        Choose threshold, smallest object and the like on the validation images (auto does).
     device
         Where to compute.
     precision
@@ -203,6 +206,7 @@ def train(
         loss=loss,
         learning_rate=learning_rate,
         seed=seed,
+        tune=tune,
     )
 
 
@@ -218,6 +222,7 @@ def evaluate(
     foreground: str | None = None,
     classes: str | None = None,
     ignore: str | None = None,
+    tta: bool = False,
     engine: Engine = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -247,6 +252,8 @@ def evaluate(
         The same, with names: "background=0,nucleus=1".
     ignore
         Mask values that are not scored.
+    tta
+        Average over mirrored and turned pictures (test-time averaging): 4 to 8 times the work.
     engine
         What runs the model. Default: the fastest that is installed.
     device
@@ -268,6 +275,7 @@ def evaluate(
         foreground=foreground,
         classes=classes,
         ignore=ignore,
+        tta=tta,
         engine=engine,
         device=device,
         precision=precision,
@@ -374,6 +382,7 @@ def predict(
     overlay: bool = False,
     files: Path | None = None,
     overwrite: bool = False,
+    tta: bool = False,
     engine: Engine = "auto",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -400,6 +409,8 @@ def predict(
         Text file of stems or paths, one a line: only these are drawn.
     overwrite
         Replace files that this model did not make.
+    tta
+        Average over mirrored and turned pictures (test-time averaging): 4 to 8 times the work.
     engine
         What runs the model. Default: the fastest that is installed.
     device
@@ -417,6 +428,7 @@ def predict(
         overlay=overlay,
         files=files,
         overwrite=overwrite,
+        tta=tta,
         engine=engine,
         device=device,
         precision=precision,
@@ -425,6 +437,10 @@ def predict(
         f"{len(outcome.written)} mask(s) written to {out}, {len(outcome.skipped)} done "
         f"before, {len(outcome.problems)} problem(s)"
     )
+    if outcome.doubts:
+        unlike = sum(bool(one.unlike) for one in outcome.doubts.values())
+        words = f"; {unlike} image(s) unlike the training images" if unlike else ""
+        progress.say(f"Which to look at first: {out / 'doubt.csv'}{words}")
     for problem in outcome.problems:
         progress.warn(str(problem))
     return 1 if outcome.problems else 0

@@ -103,6 +103,7 @@ class TrainingConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1)
     clip: float = Field(0.0, ge=0)
     patience: int = Field(0, ge=0)
+    tune: bool = True
     seed: int = Field(0, ge=0)
     time: float | None = Field(None, gt=0)
     device: Literal["cpu", "cuda", "mps"] = "cpu"

@@ -8,18 +8,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from contorno import __version__
+from contorno.calibration import RULE, Reliability, relevant, reliability
 from contorno.card import ModelCard
 from contorno.data.dataset import Array, Dataset
 from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
 from contorno.data.pairs import Pair
+from contorno.doubt import doubt
 from contorno.engines import Engine, whole_image
 from contorno.errors import InputError, Problem
 from contorno.files import write_text
+from contorno.finish import draw, temper
 from contorno.metrics import FIGURES, RULES, ImageScore, combine, score, summarise
 from contorno.progress import bar
 
@@ -75,12 +80,18 @@ def evaluate(
         "scored_on": scored_on,
         "model": model | {"engine": engine.name},
         "labels": _labels(card.labels, dataset.labels),
-        "threshold": card.threshold if _has_threshold(card) else None,
+        "threshold": _threshold(card),
+        "tuned": card.tuned.model_dump(mode="json"),
         "pages": dataset.pages,
         "rules": RULES,
         "images": [one.row for one in scored],
         **summarise([one.combined for one in scored]),
         "classes": _classes(card.labels.scored, [one.alone for one in scored]),
+        "calibration": _calibration(scored, card),
+        "doubt": {
+            "rank_correlation": _rank_correlation([one.row for one in scored]),
+            "unlike": sum(bool(one.row["unlike"]) for one in scored),
+        },
         "problems": [problem.as_dict() for problem in problems],
         "seconds": round(time.monotonic() - began, 3),
     }
@@ -90,11 +101,13 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Scored:
-    """One image's row of the results, and its scores: of all classes, and of each."""
+    """One image's row of the results, its scores: of all classes, and of each; and its pixels
+    counted by probability, as the engine gave them and at the card's temperature."""
 
     row: dict[str, Any]
     combined: ImageScore
     alone: list[ImageScore]
+    calibration: tuple[Reliability, Reliability]
 
 
 def _score_pair(
@@ -106,7 +119,9 @@ def _score_pair(
     valid = dataset.labels.valid(truth)
     if valid is not None and not valid.any():
         return None
-    classes = classify(whole_image(engine, image), labels, card.threshold)
+    raw = whole_image(engine, image)
+    found = temper(raw, card)
+    classes = draw(found, card)
     combined, alone = image_score(truth, classes, dataset.labels)
     row = {
         **_sources(pair),
@@ -116,11 +131,50 @@ def _score_pair(
         "height": truth.shape[0],
         "width": truth.shape[1],
         **_figures(combined),
+        **asdict(doubt(image, found, classes, card)),
     }
     if len(alone) > 1:
         named = zip(labels.scored, alone, strict=True)
         row["classes"] = {name: _figures(one) for name, one in named}
-    return _Scored(row, combined, alone)
+    return _Scored(row, combined, alone, _reliabilities(raw, found, truth, dataset.labels))
+
+
+def _reliabilities(
+    raw: Array, found: Array, truth: Array, labels: Labels
+) -> tuple[Reliability, Reliability]:
+    """Pixels counted by probability, before and after the temperature; see `calibration.RULE`."""
+    both = (Reliability(), Reliability())
+    valid, drawn = labels.valid(truth), classify(raw, labels, 0.5)
+    layers = zip(labels.layers(truth), labels.layers(drawn), strict=True)
+    for index, (true, predicted) in enumerate(layers):
+        where = relevant(true, predicted, valid)
+        channel = index if len(raw) == len(labels.scored) else index + 1  # background comes first
+        before, after = (reliability(one[channel][where], true[where]) for one in (raw, found))
+        both = both[0] + before, both[1] + after
+    return both
+
+
+def _calibration(scored: Sequence[_Scored], card: ModelCard) -> dict[str, Any]:
+    """Pixels of all images counted by probability, with the expected calibration error."""
+    before, after = (
+        sum((one.calibration[i] for one in scored), Reliability()).as_dict() for i in (0, 1)
+    )
+    return {
+        "rule": RULE,
+        "temperature": card.tuned.temperature,
+        "before": before,
+        "after": after,
+    }
+
+
+def _rank_correlation(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Spearman's, of expected and true Dice of the images; None where it has no meaning."""
+    pairs = np.array([[row["expected_dice"], row["dice"]] for row in rows])
+    if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
+        return None
+    from scipy.stats import spearmanr  # takes a second to import
+
+    return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
 
 def image_score(
@@ -185,9 +239,12 @@ def _nothing_to_score(pair: Pair) -> Problem:
     )
 
 
-def _has_threshold(card: ModelCard) -> bool:
-    """Whether a threshold decides, as in `classify`; otherwise the largest probability does."""
-    return card.labels.multilabel or card.network.out_channels == 1
+def _threshold(card: ModelCard) -> float | list[float] | None:
+    """The threshold, or one for each class where they differ; None: the largest probability."""
+    if card.exclusive:
+        return None
+    several = sorted(set(card.tuned.thresholds))
+    return several[0] if len(several) == 1 else list(card.tuned.thresholds)
 
 
 def _write(out: Path, folder: str, name: str, classes: Array, labels: Labels) -> list[str]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from contorno.card import ModelCard, model_path, read_card
 from contorno.config import Preprocessing, build
-from contorno.data.labels import Labels, classify
+from contorno.data.labels import Labels
 from contorno.engines import Engine
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.select import Source, open_engine, require
 from contorno.errors import ModelFileError
 from contorno.files import sha256
+from contorno.finish import draw
 from contorno.hardware import Hardware, choose
 from contorno.predict import probability_map, read_picture
 
@@ -104,7 +105,7 @@ class Model:
             ImageError: it cannot be read, or does not fit the model.
         """
         labels = self.card.labels
-        classes = classify(self._map(image), labels, self.card.threshold)
+        classes = draw(self._map(image), self.card)
         if not labels.multilabel:
             return labels.written(classes)
         layers = zip(labels.parts, labels.layers(classes), strict=True)

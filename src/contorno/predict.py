@@ -23,11 +23,13 @@ from contorno.ahead import Behind, in_order
 from contorno.card import ModelCard
 from contorno.config import Preprocessing
 from contorno.data.facts import usable
-from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
+from contorno.data.labels import Labels, prediction_paths, write_prediction
 from contorno.data.names import picture_name
+from contorno.doubt import Doubt, as_text, doubt, from_text, write_list
 from contorno.engines import Engine, whole_image
-from contorno.errors import OutOfMemory, Problem
+from contorno.errors import InputError, OutOfMemory, Problem
 from contorno.files import write_bytes
+from contorno.finish import draw, temper
 from contorno.images import (
     ImageError,
     as_channels,
@@ -44,19 +46,27 @@ _BEYOND = 3.0  # times the training range: more means other units
 _WITHIN = 64  # so many times dimmer than any training picture: 0 to 1 instead of 0 to 255
 _COLOURS = ((255, 0, 200), (0, 200, 255), (255, 180, 0), (90, 220, 60), (150, 110, 255))
 _MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
+_DOUBT = "contorno-doubt"  # and of the one that says how far the mask can be trusted
 
 
 @dataclass
 class Outcome:
-    """What became of many files."""
+    """What became of many files.
+
+    Args:
+        written, skipped: masks made now, and before.
+        problems: of the files that have none.
+        doubts: how far each mask can be trusted, by its stem.
+    """
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    doubts: dict[str, Doubt] = field(default_factory=dict)
 
 
 def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str = "image") -> Array:
-    """Probabilities (K, H, W) float32 of a picture (H, W[, C]).
+    """Probabilities (K, H, W) float32 of a picture (H, W[, C]), at the card's temperature.
 
     Raises:
         ImageError: type, channels or values are not those that the model was made for.
@@ -77,7 +87,8 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
     if card.preprocessing.range is not None and wanted != "uint8":
         _require_range(image, card.preprocessing, name)
-    return whole_image(engine, as_channels(image, card.network.in_channels, path=name))
+    raw = whole_image(engine, as_channels(image, card.network.in_channels, path=name))
+    return temper(raw, card)
 
 
 def _require_range(image: Array, trained: Preprocessing, name: str) -> None:
@@ -114,7 +125,9 @@ def predict_files(
     overwrite: bool = False,
     workers: int = 1,
 ) -> Outcome:
-    """Write one mask for each image, named after it.
+    """Write one mask for each image, named after it, and the list of the most doubtful ones.
+
+    Every mask carries its own row of that list, so that images skipped now stay in it.
 
     Threads read ahead of the engine and write behind it; at most 2 x `workers` + 4 pictures are in
     memory.
@@ -145,9 +158,16 @@ def predict_files(
                 outcome.problems.append(job)
             elif job.image is None:
                 outcome.skipped.append(job.target)
+                if job.doubt is not None:
+                    outcome.doubts[job.target.stem] = job.doubt
             else:
                 _predict(engine, card, job, write, outcome)
             advance()
+    if outcome.doubts:
+        try:
+            write_list(out, outcome.doubts)
+        except InputError as error:
+            outcome.problems += error.problems
     return outcome
 
 
@@ -162,6 +182,7 @@ class _Job:
         overlay: file of the picture with outlines, or None.
         text: what the files say of their making.
         image: (H, W, C), or None where everything was made before.
+        doubt: of the mask that was made before, if it says so.
     """
 
     name: str
@@ -170,6 +191,7 @@ class _Job:
     overlay: Path | None
     text: dict[str, str]
     image: Array | None
+    doubt: Doubt | None = None
 
 
 def _prepare(
@@ -198,7 +220,8 @@ def _prepare(
         image = None if there == wanted else read_picture(card, files)
     except ImageError as error:
         return error.problem
-    return _Job(str(files[0]), target, maps, drawn, {_MARK: mark}, image)
+    before = png_text(wanted[0]).get(_DOUBT) if image is None else None
+    return _Job(str(files[0]), target, maps, drawn, {_MARK: mark}, image, from_text(before))
 
 
 def _predict(engine: Engine, card: ModelCard, job: _Job, write: Behind, outcome: Outcome) -> None:
@@ -211,19 +234,24 @@ def _predict(engine: Engine, card: ModelCard, job: _Job, write: Behind, outcome:
         fix = "cut it into pieces, or use --device cpu"
         outcome.problems.append(Problem(job.name, str(error), "a smaller image", fix))
     else:
-        write(partial(_write, card, job, found))
+        write(partial(_write, card, job, found, outcome.doubts))
         outcome.written.append(job.target)
 
 
-def _write(card: ModelCard, job: _Job, found: Array) -> None:
+def _write(card: ModelCard, job: _Job, found: Array, doubts: dict[str, Doubt]) -> None:
     """The mask goes last: while it is missing, the image counts as not done."""
-    classes = classify(found, card.labels, card.threshold)
+    assert job.image is not None
+    classes = draw(found, card)
+    seen = as_channels(usable(job.image), card.network.in_channels)
+    row = doubt(seen, found, classes, card)
     for path, one in zip(job.maps, found, strict=False):
         write_probabilities(path, one, text=job.text)
-    if job.overlay is not None and job.image is not None:
+    if job.overlay is not None:
         picture = draw_outline(job.image, classes, card.labels)
         write_bytes(job.overlay, encode_png(picture, text=job.text))
-    write_prediction(job.target, classes, card.labels, text=job.text)
+    text = job.text | {_DOUBT: as_text(row)}
+    write_prediction(job.target, classes, card.labels, text=text)
+    doubts[job.target.stem] = row
 
 
 def draw_outline(image: Array, classes: Array, labels: Labels) -> Image.Image:

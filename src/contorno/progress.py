@@ -131,7 +131,9 @@ def findings(result: dict[str, Any]) -> None:
 def table(results: dict[str, Any]) -> None:
     """Print the figures of an evaluation: per image, pooled and of each class, with intervals."""
     threshold = results["threshold"]  # None where the largest probability decides
-    words = "" if threshold is None else f", threshold {threshold:g}"
+    several = threshold if isinstance(threshold, list) else [threshold]
+    limits = ", ".join(f"{one:g}" for one in several if one is not None)
+    words = f", threshold {limits}" if limits else ""
     grid = Table(title=f"{len(results['images'])} images{words}")
     grid.add_column("")
     grid.add_column("per image (95% interval)", justify="right")

@@ -219,6 +219,7 @@ def _classic(data: DataConfig, seen: Fingerprint, wishes: Mapping[str, Any]) -> 
         "training.batch_size": (4, r1),
         "training.steps_per_epoch": (-(-seen.images // batch), "every image once"),
         "training.augment": (False, r1),
+        "training.tune": (False, "the reference draws from a probability of 0.5, and nothing else"),
     }
 
 
@@ -270,6 +271,7 @@ def _auto(
             max(20, wishes.get("epochs", 0) // 3),
             "epochs without a better mask before annealing begins early",
         ),
+        "training.tune": (True, "threshold and the like: kept where both validation halves gain"),
     }
     if "epochs" not in wishes:
         choices["training.time"] = (time, "ten minutes unless told otherwise")

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from contorno.calibration import STEPS
 from contorno.errors import InputError, Problem
 from contorno.files import write_bytes
 from contorno.images import ImageError, RawMask, read_channels, read_raw_mask
@@ -88,6 +89,9 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
             (title, [_case(image, results.parent, scored) for image in chosen])
             for title, chosen in _groups(images)
         ],
+        reliability=_reliability(scored.get("calibration")),
+        expected=_expected(images),
+        threshold=_threshold_words(scored),
         training=None if run is None else _training(run),
         config=None if run is None else _read(run / "config.toml", _parse_config),
     )
@@ -247,6 +251,75 @@ def _histogram(dice: Sequence[float], mean: float) -> Markup:
         axes.set_yticks([t for t in MaxNLocator(4, integer=True).tick_values(0, tallest) if t >= 0])
 
     return _svg("dice", draw, height=2.7)
+
+
+def _reliability(calibration: Mapping[str, Any] | None) -> Markup | None:
+    """Share of true pixels against their probability, before and after the temperature."""
+    if calibration is None or calibration["after"]["ece"] is None:
+        return None
+    lines = {"as predicted": _shares(calibration["after"])}
+    if calibration["temperature"] != 1:
+        lines["before the temperature"] = _shares(calibration["before"])
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linewidth=1, linestyle=":")
+        for (label, points), colour in zip(lines.items(), (FIRST, SECOND), strict=False):
+            axes.plot(*points.T, "o-", color=colour, label=label, linewidth=1.8, markersize=4)
+        if len(lines) > 1:
+            axes.legend(frameon=False, loc="upper left")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set(xlabel="probability", ylabel="share of true pixels")
+
+    return _svg("reliability", draw, height=3.2)
+
+
+def _shares(counts: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Mean probability and share of true pixels of each bin that holds any, (bins, 2)."""
+    table = np.array([counts[name] for name in ("pixels", "positives", "steps")], dtype=float)
+    pixels, positives, steps = table[:, table[0] > 0]
+    return np.stack([steps / pixels / STEPS, positives / pixels], axis=1)
+
+
+def _expected(images: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """True Dice of each image against the one that its own probabilities promise."""
+    points = np.array([(i["expected_dice"], i["dice"]) for i in images if "expected_dice" in i])
+    if not len(points):
+        return None
+    low = min(0.8, math.floor(points.min() * 10) / 10)
+
+    def draw(axes: Axes) -> None:
+        axes.plot([low, 1], [low, 1], color=INK, alpha=0.5, linewidth=1, linestyle=":")
+        axes.scatter(points[:, 0], points[:, 1], s=14, color=FIRST, alpha=0.6, linewidths=0)
+        axes.set(xlim=(low - 0.01, 1.01), ylim=(low - 0.01, 1.01))
+        axes.set(xlabel="expected Dice", ylabel="Dice")
+
+    return _svg("expected", draw, height=3.2)
+
+
+def _threshold_words(results: Mapping[str, Any]) -> str:
+    """How probabilities became masks, in a sentence or several."""
+    names = [one["name"] for one in results["labels"]["classes"]]
+    threshold, of = results["threshold"], "foreground" if len(names) == 1 else "of a class"
+    if threshold is None:
+        words = "A pixel is of the class with the largest probability."
+    elif isinstance(threshold, list):
+        each = (f"{name} {one:g}" for name, one in zip(names, threshold, strict=True))
+        words = f"A pixel is of a class from its probability on: {', '.join(each)}."
+    else:
+        words = f"A pixel is {of} from a probability of {threshold:g} on."
+    tuned = results.get("tuned", {})
+    if tuned.get("temperature", 1) != 1:
+        words = f"Logits are divided by {tuned['temperature']:g}. {words}"
+    for field, does in (
+        ("smallest", "Objects of fewer pixels are removed"),
+        ("holes", "Holes of up to so many pixels are filled"),
+    ):
+        values = tuned.get(field, [0])
+        if any(values):
+            several = len(values) > 1
+            each = (f"{n} {v}" for n, v in zip(names, values, strict=False))
+            words += f" {does}: {', '.join(each) if several else values[0]}."
+    return words
 
 
 def _training(run: Path) -> dict[str, Any]:

@@ -36,11 +36,12 @@ from contorno.config import Config, TrainingConfig
 from contorno.data.augment import augment
 from contorno.data.batches import Batch, Sampler
 from contorno.data.dataset import Dataset
-from contorno.data.labels import classify
+from contorno.doubt import familiar
 from contorno.engines import whole_image
 from contorno.engines.pytorch import PyTorchEngine, out_of_memory
 from contorno.errors import ConfigError, TrainingError
 from contorno.files import sha256
+from contorno.finish import finish
 from contorno.hardware import Hardware, use
 from contorno.losses import loss_function, mse, targets
 from contorno.metrics import mean_dice
@@ -96,6 +97,12 @@ class Trainer:
         )
         self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
         labels = training.labels
+        self.card = ModelCard(
+            network=config.network,
+            preprocessing=config.preprocessing,
+            labels=labels,
+            familiar=familiar(training),
+        )
         self.loss = loss_function(
             recipe.loss, exclusive=labels.channels > 1 and not labels.multilabel
         )
@@ -226,7 +233,7 @@ class Trainer:
             if valid is not None and not valid.any():
                 continue  # nobody looked at this picture
             found = whole_image(self.engine, image)  # (K, H, W)
-            classes = classify(found, labels, 0.5)
+            classes = finish(found, self.card)
             layers = zip(labels.layers(truth), labels.layers(classes), strict=True)
             scores.append(mean_dice(layers, valid))
             errors.append(self._squared_error(found, truth))
@@ -245,19 +252,15 @@ class Trainer:
             return False
         position.best, position.best_loss = dice, error
         position.best_epoch = position.epoch + 1
-        card = ModelCard(
-            network=self.config.network,
-            preprocessing=self.config.preprocessing,
-            labels=self.training.labels,
-            provenance={
-                "training": self.config.training.model_dump(mode="json"),
-                "data": _data_digest(self.training, self.validation),
-                "training_images": len(self.training),
-                "validation_images": len(self.validation),
-                "epoch": position.best_epoch,
-                "validation_dice": dice,
-            },
-        )
+        provenance = {
+            "training": self.config.training.model_dump(mode="json"),
+            "data": _data_digest(self.training, self.validation),
+            "training_images": len(self.training),
+            "validation_images": len(self.validation),
+            "epoch": position.best_epoch,
+            "validation_dice": dice,
+        }
+        card = self.card.model_copy(update={"provenance": provenance})
         save_model(self.run / "model.safetensors", self.average, card)
         return True
 
@@ -322,11 +325,9 @@ class Trainer:
 
 def _config_digest(config: Config) -> str:
     """SHA-256 of what decides the weights: the same data may be named by another path."""
-    return sha256(
-        json.dumps(
-            config.model_dump(mode="json", exclude={"reasons", "data"}), sort_keys=True
-        ).encode()
-    )
+    values = config.model_dump(mode="json", exclude={"reasons", "data"})
+    del values["training"]["tune"]
+    return sha256(json.dumps(values, sort_keys=True).encode())
 
 
 def _data_digest(training: Dataset, validation: Dataset) -> str:

@@ -7,7 +7,7 @@ several folders) bit k is set where class k is. How values become classes is dec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -209,16 +209,20 @@ def misread(labels: Labels, counts: Mapping[int, int]) -> bool:
     return len(set(labels.classes(np.array(list(counts))).tolist())) == 1
 
 
-def classify(probabilities: Array, labels: Labels, threshold: float) -> Array:
+def classify(probabilities: Array, labels: Labels, thresholds: float | Sequence[float]) -> Array:
     """Probabilities (K, H, W) to a class map (H, W).
 
-    The threshold decides where a class has a probability of its own (two classes, overlapping
-    classes), the largest probability where classes exclude each other.
+    A threshold, one for all classes or one for each, decides where a class has a probability of its
+    own (two classes, overlapping classes), the largest probability where classes exclude each
+    other.
     """
+    # A threshold of double precision compared with float32: 0.3 itself would not reach 0.3.
+    least = np.broadcast_to(np.asarray(thresholds, np.float32), len(labels.scored))
     if labels.multilabel:
-        return labels.combined([np.asarray(one >= threshold, np.uint8) for one in probabilities])
+        both = zip(probabilities, least, strict=True)
+        return labels.combined([np.asarray(one >= limit, np.uint8) for one, limit in both])
     if len(probabilities) == 1:
-        return np.asarray(probabilities[0] >= threshold, np.uint8)
+        return np.asarray(probabilities[0] >= least[0], np.uint8)
     return np.asarray(probabilities.argmax(axis=0), np.uint8)
 
 
