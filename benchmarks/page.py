@@ -208,6 +208,73 @@ copied to its names, so what the copying refuses or puts right counts for it.
 """
 
 
+def speed(results: dict[str, Any]) -> str:
+    """A table for each size, model and batch."""
+    tables = [
+        speed_table(place, model, batch, table)
+        for place, models in results.items()
+        if place != "layers"
+        for model, batches in models.items()
+        for batch, table in sorted(batches.items(), key=lambda item: int(item[0]))
+    ]
+    return f"""## Speed of inference
+
+`python benchmarks/speed.py --model R1=FILE --model R2=FILE --peers PYTHON`: one call after the
+other in rounds A B C, A B C, each arm a process of its own that sleeps between its turns. R1 and R2
+are the reference notebooks at 64 to 1024 channels; their copies, the other runtimes and contorno
+have the same weights.
+
+- Ratio: the notebook's float32 time to the arm's in the same round, median (lowest to highest).
+- GFLOP: for one image, of the module as its authors wrote it; for every arm of the notebook's
+  weights, the notebook's, so that an engine that saves arithmetic shows a larger share of the peak.
+- Peak: the fastest of a large matrix product and two convolutions in that number format, in the
+  same rounds.
+- Equal: pixels whose mask at 0.5 is that of the notebook in float32, on drawn pictures of cells;
+  Dice with that mask.
+- What is timed: the notebook's copies and the peers get normalised float32 tensors and give raw
+  output; contorno's engines get uint8 pictures and give probabilities.
+- The other tools' networks have random weights and are not R1 or R2: compare times and GFLOP.
+- Memory: the most that the process held, conversion and quantisation included.
+
+{chr(10).join(tables)}
+What bounds these figures: [speed](speed.md).
+"""
+
+
+def speed_table(place: str, model: str, batch: str, table: dict[str, Any]) -> str:
+    rows = [
+        "| arm | what it is | format | ms | ratio | images/s | GFLOP | of peak | equal | Dice "
+        "| first call, s | memory, MB |",
+        "|---" * 12 + "|",
+    ]
+    for name, row in table["arms"].items():
+        start = f"| {name} | {row['what']} | {row['format']} |"
+        if "error" in row:
+            reason = "does not import here" if "ModuleNotFound" in row["error"] else "did not run"
+            rows.append(f"{start} {reason}: {row['error']} |" + " |" * 8)
+            continue
+        ratio, share = row["ratio"], row["share_of_peak"]
+        same = (f"{100 * row['equal']:.2f}%", f"{row['dice']:.4f}") if "equal" in row else ("", "")
+        rows.append(
+            f"{start} {1000 * row['seconds']:.0f} | {ratio['median']:.2f} ({ratio['low']:.2f} to "
+            f"{ratio['high']:.2f}) | {row['images_per_second']:.2f} | {row['gflop']:.0f} | "
+            f"{'' if share is None else format(share, '.0%')} | {same[0]} | {same[1]} | "
+            f"{row['first']:.1f} | {row['peak_bytes'] / 1e6:.0f} |"
+        )
+    rows.append(
+        "| any | on a GPU: `--device cuda`, written but never run | | not measured" + " |" * 9
+    )
+    peaks = ", ".join(f"{kind} {rate:.0f}" for kind, rate in table["peaks"].items())
+    weights = "random weights" if table["random_weights"] else "trained weights"
+    return f"""### {model}, {place}, batch {batch}
+
+{weights}; {table["rounds"]} rounds; {table["threads"]} threads. Peaks in GFLOP/s: {peaks}. Machine:
+{table["machine"]}.
+
+{chr(10).join(rows)}
+"""
+
+
 def interval(figure: dict[str, Any], key: str) -> str:
     digits = 1 if (figure[key] or 0) > 2 else 3
     return (
@@ -224,6 +291,7 @@ SECTIONS = {
     "check": check,
     "depths": depths,
     "odd_inputs": odd_inputs,
+    "speed": speed,
 }
 
 if __name__ == "__main__":
