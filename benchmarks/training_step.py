@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -154,6 +155,8 @@ def trainer(
     up: str, options: argparse.Namespace, *, size: int, batch: int, widths: tuple[int, ...]
 ) -> Callable[[], Any]:
     """Steps of contorno, on pictures that are decoded already."""
+    from PIL import Image
+
     from contorno.config import DataConfig
     from contorno.data.dataset import load
     from contorno.data.demo import draw
@@ -161,7 +164,6 @@ def trainer(
     from contorno.hardware import choose
     from contorno.recipes import fingerprint, resolve
     from contorno.trainer import Trainer
-    from PIL import Image
 
     root = options.out / f"{size}"
     for index in range(batch):
@@ -222,7 +224,7 @@ def plain(up: str, widths: tuple[int, ...]) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.down = nn.ModuleList(map(block, (3, *widths), widths))
-            pairs = list(zip(widths, widths[1:], strict=False))[::-1]
+            pairs = list(pairwise(widths))[::-1]
             grown = [low if up == "transposed" else high for low, high in pairs]
             self.grow = nn.ModuleList(nn.ConvTranspose2d(h, w, 2, stride=2) for w, h in pairs)
             self.up = nn.ModuleList(block(w + g, w) for (w, _), g in zip(pairs, grown, strict=True))
