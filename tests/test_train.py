@@ -756,7 +756,7 @@ def test_convolutions_compute_in_the_precision_announced(
     """Autocast must reach the network: a wrapper that loses it halves the speed in silence."""
     new = trainer(discs, tmp_path, precision=precision)
     seen = []
-    new.segmenter.network.bottom.conv[0].register_forward_hook(
+    new.segmenter.network.bottom.register_forward_hook(
         lambda layer, inputs, output: seen.append(output.dtype)
     )
     new.step(next(new.sampler.batches(0, start=0, workers=0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -13,6 +14,7 @@ from contorno.errors import ConfigError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -91,6 +93,17 @@ def use(hardware: Hardware) -> None:
 
         torch.backends.cudnn.allow_tf32 = hardware.bf16
         torch.backends.cuda.matmul.allow_tf32 = hardware.bf16
+
+
+def keep_memory() -> None:
+    """Keep freed memory for the next step instead of giving it back, where this is glibc.
+
+    Each step would map its activations afresh otherwise, and have the system clear them.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def cores() -> int:

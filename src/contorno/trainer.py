@@ -42,7 +42,7 @@ from contorno.engines.pytorch import PyTorchEngine, out_of_memory
 from contorno.errors import ConfigError, TrainingError
 from contorno.files import sha256
 from contorno.finish import finish
-from contorno.hardware import Hardware, use
+from contorno.hardware import Hardware, keep_memory, use
 from contorno.losses import loss_function, mse, targets
 from contorno.metrics import mean_dice
 from contorno.models import Segmenter, build_network
@@ -77,6 +77,8 @@ class Trainer:
             accelerator=hardware.accelerator, devices=1, precision=hardware.precision
         )
         use(hardware)
+        if hardware.accelerator == "cpu":
+            keep_memory()
         torch.manual_seed(recipe.seed)
         self.segmenter = Segmenter(build_network(config.network), config.preprocessing)
         self.segmenter.to(self.fabric.device).to(

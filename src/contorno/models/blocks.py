@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from contorno.models.lean import double_conv
+
 
 class DoubleConv(nn.Module):
     """Two 3x3 convolutions without bias, each followed by batch normalisation and ReLU.
@@ -35,9 +37,9 @@ class DoubleConv(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)  # (N, C, H, W) -> (N, out_channels, H, W)
-        return out
+    def forward(self, *parts: Tensor) -> Tensor:
+        """(N, C1, H, W), (N, C2, H, W) ... with all `in_channels` to (N, out_channels, H, W)."""
+        return double_conv(self.conv, *parts)
 
 
 def check_arguments(

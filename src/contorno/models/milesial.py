@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contorno.models.blocks import activate, check_arguments, fit
+from contorno.models.lean import double_conv, max_pool, upsample
 
 
 class MilesialUNet(nn.Module):
@@ -95,13 +95,24 @@ def _double(in_channels: int, out_channels: int, mid: int | None = None) -> nn.M
             nn.BatchNorm2d(after),
             nn.ReLU(inplace=True),
         ]
-    return _Named("double_conv", nn.Sequential(*layers))
+    return _Double("double_conv", nn.Sequential(*layers))
+
+
+class _Double(_Named):
+    double_conv: nn.Sequential
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        return double_conv(self.double_conv, *parts)
+
+
+class _Pool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return max_pool(x)
 
 
 class _Down(_Named):
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        pool_then_conv = nn.Sequential(nn.MaxPool2d(2), _double(in_channels, out_channels))
-        super().__init__("maxpool_conv", pool_then_conv)
+        super().__init__("maxpool_conv", nn.Sequential(_Pool(), _double(in_channels, out_channels)))
 
 
 class _Up(nn.Module):
@@ -116,8 +127,8 @@ class _Up(nn.Module):
             self.conv = _double(in_channels, out_channels)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.up(x)
+        x = upsample(self.up, x) if isinstance(self.up, nn.ConvTranspose2d) else self.up(x)
         down, right = skip.shape[-2] - x.shape[-2], skip.shape[-1] - x.shape[-1]
         x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
-        out: Tensor = self.conv(torch.cat([skip, x], dim=1))
+        out: Tensor = self.conv(skip, x)
         return out

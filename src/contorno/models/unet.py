@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contorno.models.blocks import DoubleConv, activate, check_arguments, fit
+from contorno.models.lean import max_pool, upsample
 
 
 class UNet(nn.Module):
@@ -63,16 +63,15 @@ class UNet(nn.Module):
         for level in range(1, self.levels + 1):
             x = self.get_submodule(f"down{level}")(x)
             skips.append(x)
-            x = F.max_pool2d(x, 2)
+            x = max_pool(x)
         x = self.bottom(x)
         for level in range(self.levels, 0, -1):
             skip = skips.pop()
-            x = torch.cat([self._upsample(x, skip, level), skip], dim=1)
-            x = self.get_submodule(f"up{level}")(x)
+            x = self.get_submodule(f"up{level}")(self._upsample(x, skip, level), skip)
         return activate(self.out(x), self.activation)[..., :height, :width]
 
     def _upsample(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
         height, width = skip.shape[-2:]
         if self.bilinear:
             return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
-        return fit(self.get_submodule(f"upsample{level}")(x), height, width)
+        return fit(upsample(self.get_submodule(f"upsample{level}"), x), height, width)
