@@ -29,6 +29,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test 9000")
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu or {})
+        monkeypatch.setattr(hardware, "_CPUINFO", Path("/nonexistent"))  # as on other systems
+        monkeypatch.setattr(hardware, "_may_have_gpu", lambda: True)
 
     pretend()
     return pretend
@@ -64,11 +66,24 @@ def test_wishes_are_followed(machine: Any) -> None:
     machine(cuda=(9, 0), cpu={"amx_bf16": True})
     exact = choose(device="cpu", precision="32")
     assert (exact.accelerator, exact.precision) == ("cpu", EXACT)
-    assert exact.reason == f"CPU with {torch.get_num_threads()} threads, exact float32 as asked"
+    assert exact.reason == f"CPU with {cores()} cores, exact float32 as asked"
     machine()
     coarse = choose(device="cpu", precision="bf16")
     assert coarse.bf16
     assert "bfloat16 as asked" in coarse.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [("fpu sse2 avx512_bf16", BF16), ("fpu amx_bf16 avx512_bf16", BF16), ("fpu sse2", EXACT)],
+)
+def test_linux_tells_without_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, precision: str
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nprocessor\t: 1\n")
+    monkeypatch.setattr(hardware, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: pytest.fail("PyTorch was asked"))
+    assert choose(device="cpu").precision == precision
 
 
 @pytest.mark.parametrize(
