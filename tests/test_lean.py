@@ -9,7 +9,7 @@ import torch
 from notebooks import R1, R2
 from torch import Tensor, nn
 
-from contorno.models import ARCHITECTURES, UNet, lean
+from contorno.models import ARCHITECTURES, UNet, lean, unet
 
 WIDTHS_OF_5 = (4, 8, 16, 32, 64)
 Gradients = dict[str, Tensor]
@@ -17,7 +17,8 @@ Gradients = dict[str, Tensor]
 
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, every layer is PyTorch's own."""
-    monkeypatch.setattr(lean, "_trains", lambda x: False)
+    monkeypatch.setattr(lean, "trains", lambda x: False)
+    monkeypatch.setattr(unet, "trains", lambda x: False)
 
 
 def batch(*shape: int, seed: int = 0) -> Tensor:

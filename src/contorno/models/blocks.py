@@ -38,7 +38,7 @@ class DoubleConv(nn.Module):
         )
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """(N, C1, H, W), (N, C2, H, W) ... with all `in_channels` to (N, out_channels, H, W)."""
+        """(N, C1, H, W), (N, C2, H, W) ... with `in_channels` in all to (N, out_channels, H, W)."""
         return double_conv(self.conv, *parts)
 
 

@@ -13,11 +13,14 @@ Anything but training on a CPU is left to plain layers, so that evaluation and e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from contorno.models.growing import grow, grow_backward, grown_conv, grown_conv_backward, pays
 
 _BAND = 2**12  # pixels: half a MiB of 64 bfloat16 channels, which a second-level cache holds
 _LARGE = 2**16  # pixels, from which bands pay
@@ -29,11 +32,15 @@ def double_conv(layers: nn.Sequential, *parts: Tensor) -> Tensor:
 
     Args:
         layers: these six; convolutions are 3x3, padded by 1, without bias.
-        parts: (N, C1, H, W), (N, C2, H, W) ...: the input, to be concatenated.
+        parts: (N, C1, H, W), (N, C2, H, W) ...: the input, to be concatenated. Where `trains` is
+            true, the first may be smaller: it is interpolated to the last one's size.
     """
-    conv, norm, _, conv2, norm2, _ = layers
-    if not (_trains(parts[0]) and _by_batch(norm, parts[0]) and _by_batch(norm2, parts[0])):
+    if not trains(parts[0]):
         out: Tensor = layers(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+        return out
+    conv, norm, _, conv2, norm2, _ = layers
+    if not (_by_batch(norm, parts[-1]) and _by_batch(norm2, parts[-1])):
+        out = layers(_concatenate(parts, parts[-1].shape[-2:]))
         return out
     weights = conv.weight, conv2.weight, norm.weight, norm.bias, norm2.weight, norm2.bias
     return _apply(_DoubleConv, norm, norm2, *weights, *map(_cast, parts))
@@ -41,12 +48,21 @@ def double_conv(layers: nn.Sequential, *parts: Tensor) -> Tensor:
 
 def max_pool(x: Tensor) -> Tensor:
     """The largest of every 2x2 pixels: (N, C, H, W) to (N, C, H // 2, W // 2)."""
-    if not _trains(x):
+    if not trains(x):
         return F.max_pool2d(x, 2)
     return _apply(_MaxPool, x)
 
 
-def _trains(x: Tensor) -> bool:
+def upsample(layer: nn.Module, x: Tensor) -> Tensor:
+    """A transposed convolution of 2x2 with stride 2: (N, C, H, W) to (N, K, 2H, 2W)."""
+    if not trains(x):
+        out: Tensor = layer(x)
+        return out
+    return _apply(_Upsample, _cast(x), layer.weight, layer.bias)
+
+
+def trains(x: Tensor) -> bool:
+    """Whether gradients of this are wanted on a CPU: else all is done by plain layers."""
     return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -72,14 +88,6 @@ def _cast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
 
 
-def upsample(layer: nn.Module, x: Tensor) -> Tensor:
-    """A transposed convolution of 2x2 with stride 2: (N, C, H, W) to (N, K, 2H, 2W)."""
-    if not _trains(x):
-        out: Tensor = layer(x)
-        return out
-    return _apply(_Upsample, _cast(x), layer.weight, layer.bias)
-
-
 class _DoubleConv(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -97,9 +105,7 @@ class _DoubleConv(torch.autograd.Function):
         dtype = parts[0].dtype
         weight, weight2 = weight.to(dtype), weight2.to(dtype)
         with torch.autocast("cpu", enabled=False):
-            x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-            before = F.conv2d(x, weight, padding=1)
-            del x
+            before = _first_conv(parts, weight)
             between, *moments = _normalise(before, norm)
             before2 = F.conv2d(between, weight2, padding=1)
             del between
@@ -116,29 +122,21 @@ class _DoubleConv(torch.autograd.Function):
         weight, scale, shift, before, mean, deviation = saved[:6]
         weight2, scale2, before2, mean2, deviation2, out = saved[6:12]
         parts = saved[12:]
-        need_weight, need_weight2 = ctx.needs_input_grad[2:4]
 
         gradient = _like(gradient, before2)
         gradient, by_scale2, by_shift2 = _norm_backward(
             gradient, out, before2, scale2, mean2, deviation2
         )
         between = F.batch_norm(before, mean, deviation.pow(-2), scale, shift, eps=0.0).relu_()
-        by_weight2 = _weight_gradient(gradient, between) if need_weight2 else None
+        by_weight2 = _weight_gradient(gradient, between) if ctx.needs_input_grad[3] else None
         gradient = _input_gradient(gradient, between, weight2)
         gradient, by_scale, by_shift = _norm_backward(
             gradient, between, before, scale, mean, deviation
         )
         del between
-        by_weight = None
-        if need_weight:
-            by_weight = torch.cat([_weight_gradient(gradient, part) for part in parts], dim=1)
-        channels = [part.shape[1] for part in parts]
-        by_parts = [
-            _input_gradient(gradient, part, piece) if need else None
-            for part, piece, need in zip(
-                parts, torch.split(weight, channels, dim=1), ctx.needs_input_grad[8:], strict=True
-            )
-        ]
+        by_weight, by_parts = _first_conv_backward(
+            gradient, parts, weight, ctx.needs_input_grad[2], ctx.needs_input_grad[8:]
+        )
         by_norms = (by_scale, by_shift, by_scale2, by_shift2)
         return None, None, by_weight, by_weight2, *by_norms, *by_parts
 
@@ -180,6 +178,53 @@ class _MaxPool(torch.autograd.Function):
             gradient, x, size, stride, [0, 0], [1, 1], False, indices
         )
         return result
+
+
+def _concatenate(parts: Sequence[Tensor], size: torch.Size) -> Tensor:
+    parts = [part if part.shape[-2:] == size else grow(part, size) for part in parts]
+    return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _first_conv(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """Convolution of the concatenated parts; the first of several may be done before it grows."""
+    size = parts[-1].shape[-2:]
+    if len(parts) == 1 or parts[0].shape[-2:] == size or not pays(parts[0]):
+        return F.conv2d(_concatenate(parts, size), weight, padding=1)
+    first = parts[0].shape[1]
+    out = F.conv2d(_concatenate(parts[1:], size), _like(weight[:, first:], weight), padding=1)
+    return out.add_(grown_conv(parts[0], weight[:, :first], size))
+
+
+def _first_conv_backward(
+    gradient: Tensor,
+    parts: Sequence[Tensor],
+    weight: Tensor,
+    need_weight: bool,
+    need_parts: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients of the weight and of each part, where they are needed."""
+    size = parts[-1].shape[-2:]
+    by_pieces: list[Tensor] = []
+    by_parts: list[Tensor | None] = []
+    start = 0
+    for part, need in zip(parts, need_parts, strict=True):
+        piece = weight[:, start : start + part.shape[1]]
+        start += part.shape[1]
+        same = part.shape[-2:] == size
+        if not same and pays(part):
+            by_part, by_piece = grown_conv_backward(gradient, part, piece)
+            by_pieces.append(by_piece)
+            by_parts.append(by_part)
+            continue
+        grown = part if same else grow(part, size)
+        if need_weight:
+            by_pieces.append(_weight_gradient(gradient, grown))
+        if not need:
+            by_parts.append(None)
+            continue
+        by_grown = _input_gradient(gradient, grown, piece)
+        by_parts.append(by_grown if same else grow_backward(by_grown, part))
+    return torch.cat(by_pieces, dim=1) if need_weight else None, by_parts
 
 
 def _normalise(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contorno.models.blocks import DoubleConv, activate, check_arguments, fit
-from contorno.models.lean import max_pool, upsample
+from contorno.models.growing import grow
+from contorno.models.lean import max_pool, trains, upsample
 
 
 class UNet(nn.Module):
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         return activate(self.out(x), self.activation)[..., :height, :width]
 
     def _upsample(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
-        height, width = skip.shape[-2:]
+        size = skip.shape[-2:]
         if self.bilinear:
-            return F.interpolate(x, (height, width), mode="bilinear", align_corners=True)
-        return fit(upsample(self.get_submodule(f"upsample{level}"), x), height, width)
+            return x if trains(x) else grow(x, size)  # the block does it when it trains
+        return fit(upsample(self.get_submodule(f"upsample{level}"), x), *size)
