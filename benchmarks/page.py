@@ -275,6 +275,79 @@ def speed_table(place: str, model: str, batch: str, table: dict[str, Any]) -> st
 """
 
 
+def training_step(results: dict[str, Any]) -> str:
+    rows = []
+    for name, network in results["networks"].items():
+        for arm, what in results["arms"].items():
+            seconds = sorted(one[arm]["seconds"] for one in network["rounds"])
+            longer = network["ratios"].get(arm)
+            share = network["share_of_peak"].get(arm)
+            rows.append(
+                f"| {name} | {arm} | {what} | {seconds[len(seconds) // 2]:.1f} | "
+                + (
+                    f"{longer['median']:.2f} ({longer['low']:.2f} to {longer['high']:.2f})"
+                    if longer
+                    else "1"
+                )
+                + f" | {'' if share is None else format(share, '.0%')} | "
+                f"{network['memory'][arm] / 1e9:.1f} |"
+            )
+    return f"""## A training step
+
+`python benchmarks/training_step.py --out SCRATCH --size {results["size"]} --batch {results["batch"]}`:
+{results["batch"]} pictures of {results["size"]} x {results["size"]}, R1 and R2 at 64 to 1024 channels,
+in rounds, each arm a process of its own. Time: how many times longer than contorno in the same round,
+median (lowest to highest). Share of the peak: of a large bfloat16 convolution in the same rounds,
+counting the plain network's arithmetic. Memory: the process's largest size less what it had before the
+network was made. Machine: {results["machine"]}.
+
+| network | arm | what it is | seconds | times contorno's | of the peak | memory, GB |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
+def folder(results: dict[str, Any]) -> str:
+    rows = "\n".join(
+        f"| {number} | {one['engine']:.2f} | {one['folder']:.2f} |"
+        for number, one in enumerate(results["rounds"], 1)
+    )
+    ratio = results["ratio"]
+    return f"""## A folder of pictures
+
+`python benchmarks/folder.py FOLDER --pictures {results["pictures"]}`: 512 x 512 RGB PNG through the
+engine alone, already decoded, and by `contorno predict` from file to written mask, in turn.
+{results["engine"]}; {results["network"]}. The folder's speed is {ratio["median"]:.2f} of the engine's
+(median, {ratio["low"]:.2f} to {ratio["high"]:.2f}). Machine: {results["machine"]}.
+
+| round | engine alone, images/s | folder, images/s |
+|---|---|---|
+{rows}
+"""
+
+
+def cold(results: dict[str, Any]) -> str:
+    rows = []
+    for model, arms in results["models"].items():
+        for arm, row in arms.items():
+            steps = "; ".join(f"{step} {seconds:.2f}" for step, seconds in row["steps"].items())
+            rows.append(
+                f"| {model} | {arm} | {row['seconds']:.2f} ({row['low']:.2f} to {row['high']:.2f}) "
+                f"| {steps} |"
+            )
+    return f"""## One picture, from the command to the mask
+
+`python benchmarks/cold.py FOLDER`: the whole command `contorno predict` for one 512 x 512 picture,
+seconds, median (lowest to highest) of {results["rounds"]} rounds, and where they go, measured in
+processes of their own. "Default" has widths 32 to 512, "R2" those of the notebook. Machine:
+{results["machine"]}.
+
+| model | engine | seconds | of which |
+|---|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
 def interval(figure: dict[str, Any], key: str) -> str:
     digits = 1 if (figure[key] or 0) > 2 else 3
     return (
@@ -292,6 +365,9 @@ SECTIONS = {
     "depths": depths,
     "odd_inputs": odd_inputs,
     "speed": speed,
+    "training_step": training_step,
+    "folder": folder,
+    "cold": cold,
 }
 
 if __name__ == "__main__":
