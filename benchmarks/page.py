@@ -276,6 +276,7 @@ def speed_table(place: str, model: str, batch: str, table: dict[str, Any]) -> st
 
 
 def training_step(results: dict[str, Any]) -> str:
+    edge, batch = results["size"], results["batch"]
     rows = []
     for name, network in results["networks"].items():
         for arm, what in results["arms"].items():
@@ -294,12 +295,12 @@ def training_step(results: dict[str, Any]) -> str:
             )
     return f"""## A training step
 
-`python benchmarks/training_step.py --out SCRATCH --size {results["size"]} --batch {results["batch"]}`:
-{results["batch"]} pictures of {results["size"]} x {results["size"]}, R1 and R2 at 64 to 1024 channels,
-in rounds, each arm a process of its own. Time: how many times longer than contorno in the same round,
-median (lowest to highest). Share of the peak: of a large bfloat16 convolution in the same rounds,
-counting the plain network's arithmetic. Memory: the process's largest size less what it had before the
-network was made. Machine: {results["machine"]}.
+`python benchmarks/training_step.py --out SCRATCH --size {edge} --batch {batch}`:
+{batch} pictures of {edge} x {edge}, R1 and R2 at 64 to 1024 channels, in rounds, each arm a process
+of its own. Time: how many times longer than contorno in the same round, median (lowest to highest).
+Share of the peak: of a large bfloat16 convolution in the same rounds, counting the plain network's
+arithmetic. Memory: the process's largest size less what it had before the network was made.
+Machine: {results["machine"]}.
 
 | network | arm | what it is | seconds | times contorno's | of the peak | memory, GB |
 |---|---|---|---|---|---|---|
@@ -315,10 +316,10 @@ def folder(results: dict[str, Any]) -> str:
     ratio = results["ratio"]
     return f"""## A folder of pictures
 
-`python benchmarks/folder.py FOLDER --pictures {results["pictures"]}`: 512 x 512 RGB PNG through the
-engine alone, already decoded, and by `contorno predict` from file to written mask, in turn.
-{results["engine"]}; {results["network"]}. The folder's speed is {ratio["median"]:.2f} of the engine's
-(median, {ratio["low"]:.2f} to {ratio["high"]:.2f}). Machine: {results["machine"]}.
+`python benchmarks/folder.py FOLDER --pictures {results["pictures"]}`: 512 x 512 RGB PNG through
+the engine alone, already decoded, and by `contorno predict` from file to written mask, in turn.
+{results["engine"]}; {results["network"]}. The folder's speed is {ratio["median"]:.2f} of the
+engine's (median, {ratio["low"]:.2f} to {ratio["high"]:.2f}). Machine: {results["machine"]}.
 
 | round | engine alone, images/s | folder, images/s |
 |---|---|---|

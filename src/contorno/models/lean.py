@@ -63,7 +63,13 @@ def upsample(layer: nn.Module, x: Tensor) -> Tensor:
 
 def trains(x: Tensor) -> bool:
     """Whether gradients of this are wanted on a CPU: else all is done by plain layers."""
-    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    compiling = torch.compiler.is_compiling() or tracing()
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not compiling
+
+
+def tracing() -> bool:
+    """Whether a graph is being made for another engine."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _by_batch(norm: nn.Module, x: Tensor) -> bool:

@@ -63,7 +63,7 @@ def write_onnx(portable: Portable, path: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without tracing's warnings of sizes that Python compares: `blocks.fit` takes care of them."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", ".*TracerWarning|.*Converting a tensor")
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
