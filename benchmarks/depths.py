@@ -23,9 +23,9 @@ from PIL import Image
 
 VERSIONS: dict[str, Callable[[Any], Any]] = {
     "8-bit": lambda rgb: rgb,
+    "5 channels": lambda rgb: np.concatenate([rgb, rgb[..., :2]], axis=-1),
     "16-bit": lambda rgb: rgb.astype(np.uint16) * 257,
     "float": lambda rgb: rgb.astype(np.float32) / 255,
-    "5 channels": lambda rgb: np.concatenate([rgb, rgb[..., :2]], axis=-1),
 }
 
 
