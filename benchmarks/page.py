@@ -275,39 +275,6 @@ def speed_table(place: str, model: str, batch: str, table: dict[str, Any]) -> st
 """
 
 
-def training_step(results: dict[str, Any]) -> str:
-    edge, batch = results["size"], results["batch"]
-    rows = []
-    for name, network in results["networks"].items():
-        for arm, what in results["arms"].items():
-            seconds = sorted(one[arm]["seconds"] for one in network["rounds"])
-            longer = network["ratios"].get(arm)
-            share = network["share_of_peak"].get(arm)
-            rows.append(
-                f"| {name} | {arm} | {what} | {seconds[len(seconds) // 2]:.1f} | "
-                + (
-                    f"{longer['median']:.2f} ({longer['low']:.2f} to {longer['high']:.2f})"
-                    if longer
-                    else "1"
-                )
-                + f" | {'' if share is None else format(share, '.0%')} | "
-                f"{network['memory'][arm] / 1e9:.1f} |"
-            )
-    return f"""## A training step
-
-`python benchmarks/training_step.py --out SCRATCH --size {edge} --batch {batch}`:
-{batch} pictures of {edge} x {edge}, R1 and R2 at 64 to 1024 channels, in rounds, each arm a process
-of its own. Time: how many times longer than contorno in the same round, median (lowest to highest).
-Share of the peak: of a large bfloat16 convolution in the same rounds, counting the plain network's
-arithmetic. Memory: the process's largest size less what it had before the network was made.
-Machine: {results["machine"]}.
-
-| network | arm | what it is | seconds | times contorno's | of the peak | memory, GB |
-|---|---|---|---|---|---|---|
-{chr(10).join(rows)}
-"""
-
-
 def folder(results: dict[str, Any]) -> str:
     rows = "\n".join(
         f"| {number} | {one['engine']:.2f} | {one['folder']:.2f} |"
@@ -366,7 +333,6 @@ SECTIONS = {
     "depths": depths,
     "odd_inputs": odd_inputs,
     "speed": speed,
-    "training_step": training_step,
     "folder": folder,
     "cold": cold,
 }
