@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -312,6 +313,39 @@ processes of their own. "Default" has widths 32 to 512, "R2" those of the notebo
 
 | model | engine | seconds | of which |
 |---|---|---|---|
+def training_step(results: dict[str, Any]) -> str:
+    rows = [
+        "| network, arm | seconds | contorno is faster by | share of bfloat16 peak | peak memory |",
+        "|---|---|---|---|---|",
+    ]
+    for name, found in results["networks"].items():
+        for arm in results["arms"]:
+            seconds = median(row[arm]["seconds"] for row in found["rounds"])
+            ratio, share = found["ratios"].get(arm), found["share_of_peak"].get(arm)
+            faster = "-"
+            if ratio is not None:
+                faster = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+            part = "-" if share is None else f"{share:.0%}"
+            memory = found["memory"][arm]
+            rows.append(
+                f"| {name}, {arm} | {seconds:.1f} | {faster} | {part} | {memory / 1e9:.2f} GB, "
+                f"{memory / found['memory']['notebook']:.0%} |"
+            )
+    arms = "\n".join(f"- {arm}: {words}" for arm, words in results["arms"].items())
+    rounds = len(next(iter(results["networks"].values()))["rounds"])
+    return f"""## A training step on a CPU
+
+`python benchmarks/training_step.py --out SCRATCH --size {results["size"]} --batch
+{results["batch"]} --rounds {rounds}`: forward, backward and update of {results["batch"]} pictures
+of {results["size"]} x {results["size"]}, widths 64 to 1024. One process an arm, a step of each in
+turn; medians of {rounds} rounds after one that does not count, with the smallest and largest ratio.
+The share of the peak is that of the plain network's arithmetic in the time taken, against a large
+bfloat16 convolution timed after each step: with less arithmetic for the same gradients it may pass
+100%. Memory is the largest resident size, less what libraries took before.
+Machine: {results["machine"]}.
+
+{arms}
+
 {chr(10).join(rows)}
 """
 
@@ -335,6 +369,7 @@ SECTIONS = {
     "speed": speed,
     "folder": folder,
     "cold": cold,
+    "training_step": training_step,
 }
 
 if __name__ == "__main__":
