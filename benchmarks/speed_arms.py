@@ -13,6 +13,7 @@ in the layout that they like best, and give their output. contorno's engines tak
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -245,14 +246,17 @@ def quantised_graph(job: Job) -> tuple[Any, Any, float]:
     from contorno.checkpoint import load_model
 
     graph, images, limit = plain_graph(job)
-    kept = Path(job.work) / f"{job.model}-{len(images)}-int8.xml"
+    graph.reshape([-1, *images.shape[1:]])
+    digest = hashlib.sha256(Path(job.file).read_bytes()).hexdigest()[:12]
+    kept = Path(job.work) / f"{job.model}-{images.shape[-1]}-{digest}-int8.xml"
     if not kept.exists():
         segmenter, _ = load_model(Path(job.file))
         some = normalised(np.load(job.calibration), segmenter).numpy()
-        batches = [np.resize(some[i], images.shape) for i in range(len(some))]
-        dataset = nncf.Dataset(batches)
+        dataset = nncf.Dataset([picture[None] for picture in some])
         openvino.save_model(nncf.quantize(graph, dataset, subset_size=len(some)), kept)
-    return openvino.Core().read_model(kept), images, limit
+    graph = openvino.Core().read_model(kept)
+    graph.reshape(images.shape)
+    return graph, images, limit
 
 
 def onnxruntime_arm(job: Job) -> Ready:

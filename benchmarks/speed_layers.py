@@ -49,8 +49,7 @@ def layers(job: Job) -> dict[str, Any]:
     rows: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     kinds: dict[str, float] = defaultdict(float)
     for node in compiled.get_runtime_model().get_ordered_ops():
-        info = node.get_rt_info()
-        kind, spent = info["layerType"].astype(str), info["execTimeMcs"].astype(str)
+        kind, spent = word(node, "layerType"), word(node, "execTimeMcs")
         if not spent.isdigit():  # constants, and what was fused away
             continue
         shape = tuple(node.get_output_shape(0)) if node.get_output_size() else ()
@@ -80,16 +79,23 @@ def arithmetic(node: Any, kind: str) -> float:
 
 
 def moved(node: Any) -> float:
-    """Bytes of a layer's inputs and outputs."""
-    outputs = [(node, node.get_output_shape(i)) for i in range(node.get_output_size())]
-    inputs = [(value.get_node(), value.get_shape()) for value in node.input_values()]
-    return float(sum(math.prod(shape) * size(source) for source, shape in (*outputs, *inputs)))
+    """Bytes of a layer's inputs and outputs; weights are kept in the type that it computes in."""
+    total = math.prod(node.get_output_shape(0)) * size(node) if node.get_output_size() else 0
+    for value in node.input_values():
+        source = value.get_node()
+        constant = word(source, "layerType") == "Const"
+        each = size(node, "runtimePrecision") if constant else size(source)
+        total += math.prod(value.get_shape()) * each
+    return float(total)
 
 
-def size(node: Any) -> int:
+def size(node: Any, key: str = "outputPrecisions") -> int:
+    return BYTES.get(word(node, key).split(",")[0], 4)
+
+
+def word(node: Any, key: str) -> str:
     info = node.get_rt_info()
-    words = info["outputPrecisions"].astype(str) if "outputPrecisions" in info else "f32"
-    return BYTES.get(words.split(",")[0], 4)
+    return str(info[key].astype(str)) if key in info else ""
 
 
 def copy_speed() -> float:
