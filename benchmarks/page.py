@@ -313,6 +313,10 @@ processes of their own. "Default" has widths 32 to 512, "R2" those of the notebo
 
 | model | engine | seconds | of which |
 |---|---|---|---|
+{chr(10).join(rows)}
+"""
+
+
 def training_step(results: dict[str, Any]) -> str:
     rows = [
         "| network, arm | seconds | contorno is faster by | share of bfloat16 peak | peak memory |",
