@@ -238,8 +238,7 @@ have the same weights.
 - Memory: the most that the process held, conversion and quantisation included.
 
 {chr(10).join(tables)}
-What bounds these figures: [speed](speed.md).
-"""
+{speed_layers(results.get("layers", {}))}"""
 
 
 def speed_table(place: str, model: str, batch: str, table: dict[str, Any]) -> str:
@@ -265,12 +264,18 @@ def speed_table(place: str, model: str, batch: str, table: dict[str, Any]) -> st
     rows.append(
         "| any | on a GPU: `--device cuda`, written but never run | | not measured" + " |" * 9
     )
+    base = table["arms"]["notebook"]["seconds"]
+    needed = int(batch) * table["arms"]["notebook"]["gflop"]
+    ceilings = ", ".join(
+        f"{base * rate / needed:.1f} in {kind}" for kind, rate in table["peaks"].items()
+    )
     peaks = ", ".join(f"{kind} {rate:.0f}" for kind, rate in table["peaks"].items())
     weights = "random weights" if table["random_weights"] else "trained weights"
     return f"""### {model}, {place}, batch {batch}
 
-{weights}; {table["rounds"]} rounds; {table["threads"]} threads. Peaks in GFLOP/s: {peaks}. Machine:
-{table["machine"]}.
+{weights}; {table["rounds"]} rounds; {table["threads"]} threads. Peaks in GFLOP/s: {peaks}. The
+notebook's own arithmetic at these peaks would give the ratios {ceilings}: no engine that does as
+much can pass them. Machine: {table["machine"]}.
 
 {chr(10).join(rows)}
 """
@@ -315,6 +320,38 @@ processes of their own. "Default" has widths 32 to 512, "R2" those of the notebo
 |---|---|---|---|
 {chr(10).join(rows)}
 """
+
+
+def speed_layers(models: dict[str, Any]) -> str:
+    """Where one inference of the OpenVINO engine goes, by the height of a layer's output."""
+    parts = []
+    for model, batches in models.items():
+        for batch, found in batches.items():
+            peak = found["peak_gflops"]
+            rows = [
+                "| output height | convolutions, ms | at the peak, ms | the rest, ms "
+                "| GFLOP | moved, MB | that at copy speed, ms |",
+                "|---" * 7 + "|",
+            ]
+            for height, row in found["levels"].items():
+                if row.get("gflop"):
+                    rows.append(
+                        f"| {height} | {row['conv_ms']:.1f} | {1000 * row['gflop'] / peak:.1f} | "
+                        f"{row['other_ms']:.1f} | {row['gflop']:.1f} | {row['megabytes']:.0f} | "
+                        f"{row['megabytes'] / found['copy_gb_per_s']:.1f} |"
+                    )
+            parts.append(
+                f"{model}, batch {batch}: {1000 * found['seconds']:.0f} ms in all; peak "
+                f"{peak:.0f} GFLOP/s; copying {found['copy_gb_per_s']:.0f} GB/s. Machine: "
+                f"{found['machine']}.\n\n" + "\n".join(rows) + "\n"
+            )
+    return f"""### Where one inference goes
+
+`python benchmarks/speed.py --layers ...`: OpenVINO's counter of every layer that
+`engine="openvino"` runs. Moved: inputs, weights and outputs of every layer once, as if no cache
+held any. What bounds it: [speed](speed.md).
+
+{chr(10).join(parts)}"""
 
 
 def training_step(results: dict[str, Any]) -> str:
