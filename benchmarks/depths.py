@@ -1,9 +1,11 @@
 """The same pictures as 8-bit PNG, and as 16-bit, float and 5-channel TIFF: the same masks?
 
     python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS [--epochs 50] [--images 150]
+        [--versions 8-bit 16-bit]
 
 Writes the versions of the set's pictures to RUNS, trains on each with the same seed and steps, and
-scores on the test list. Writes benchmarks/results/depths.json; then run benchmarks/page.py.
+scores on the test list. Adds a row for each to benchmarks/results/depths.json; then run
+benchmarks/page.py.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--widths", default="8,16,32,64,128")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--versions", nargs="+", choices=list(VERSIONS), default=list(VERSIONS))
     options = parser.parse_args()
     train, test = (
         (options.data / f"split_{part}.txt").read_text().split() for part in ("train", "test")
@@ -45,22 +48,25 @@ def main() -> None:
     (options.out).mkdir(parents=True, exist_ok=True)
     (options.out / "train.txt").write_text("\n".join(train))
     (options.out / "test.txt").write_text("\n".join(test))
-    rows: dict[str, Any] = {name: {} for name in VERSIONS}
+    path = RESULTS / "depths.json"
+    kept = json.loads(path.read_text())["runs"] if path.exists() else []
     for seed in options.seeds:
-        for name, change in VERSIONS.items():
+        for name in options.versions:
             folder = options.out / name.replace(" ", "-")
-            write(options.data, folder, [*train, *test], change, tiff=name != "8-bit")
-            rows[name][seed] = measure(options, folder, seed)
-            print(name, seed, rows[name][seed], flush=True)
-    results = {
-        "machine": machine(),
-        "epochs": options.epochs,
-        "widths": options.widths,
-        "train_images": len(train),
-        "test_images": len(test),
-        "dice": rows,
-    }
-    (RESULTS / "depths.json").write_text(json.dumps(results, indent=1))
+            pictures = [*train, *test]
+            write(options.data, folder, pictures, VERSIONS[name], tiff=name != "8-bit")
+            settings = {
+                "epochs": options.epochs,
+                "widths": options.widths,
+                "train_images": len(train),
+                "test_images": len(test),
+                "seed": seed,
+                "version": name,
+            }
+            run = settings | {"dice": measure(options, folder, seed), "machine": machine()}
+            kept = [old for old in kept if not settings.items() <= old.items()] + [run]
+            path.write_text(json.dumps({"runs": kept}, indent=1))
+            print(run, flush=True)
 
 
 def write(data: Path, folder: Path, stems: list[str], change: Any, *, tiff: bool) -> None:

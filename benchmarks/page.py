@@ -147,19 +147,21 @@ PNG with libpng, which is faster than Pillow, so this is no cost-free check. Mac
 
 
 def depths(results: dict[str, Any]) -> str:
-    seeds = sorted(next(iter(results["dice"].values())))
-    rows = ["| version | " + " | ".join(f"test Dice, seed {seed}" for seed in seeds) + " |"]
-    rows.append("|---" * (len(seeds) + 1) + "|")
-    for name, dice in results["dice"].items():
-        rows.append(f"| {name} | " + " | ".join(f"{dice[seed]:.4f}" for seed in seeds) + " |")
+    rows = [
+        f"| {run['epochs']} | {run['seed']} | {run['version']} | {run['dice']:.4f} |"
+        for run in sorted(results["runs"], key=lambda run: (-run["epochs"], run["seed"]))
+    ]
+    one = results["runs"][-1]
     return f"""## The same pictures in other types
 
-`python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS --epochs {results["epochs"]} --images
-{results["train_images"]} --widths {results["widths"]}`: the pictures
+`python benchmarks/depths.py DATA/dsb2018_stage1 --out RUNS --epochs EPOCHS --images
+{one["train_images"]} --widths {one["widths"]}`: the pictures
 as 8-bit PNG, as 16-bit TIFF (times 257), as float TIFF (0 to 1) and with two of the channels
 repeated (5 channels), trained with the same seed and steps, scored on the
-{results["test_images"]} test images. Machine: {results["machine"]}.
+{one["test_images"]} test images. Machine: {one["machine"]}.
 
+| epochs | seed | version | test Dice |
+|---|---|---|---|
 {chr(10).join(rows)}
 """
 

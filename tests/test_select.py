@@ -20,8 +20,9 @@ import contorno
 from contorno.cli import main
 from contorno.engines import picture, select
 from contorno.engines.artifacts import Artifacts
+from contorno.engines.int8 import quantised
 from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, write_bench
-from contorno.errors import ConfigError, StorageError
+from contorno.errors import ConfigError, ContornoError, StorageError
 from contorno.hardware import Hardware
 from contorno.model import Model
 from contorno.resample import resize
@@ -212,6 +213,28 @@ def test_a_converted_model_predicts_without_pytorch(run: Path, discs: Path, tmp_
     assert np.array_equal(first, second)
 
 
+def test_ctrl_c_after_an_engine_is_gone(run: Path) -> None:
+    """OpenVINO frees the signal handlers' stack with its last core; the next one would crash."""
+    pytest.importorskip("openvino")
+    code = (
+        "import gc, os, signal, sys, contorno\n"
+        f"engine = contorno.load({str(run)!r}, device='cpu', engine='openvino').engine\n"
+        "del engine\n"
+        "gc.collect()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('noted')\n"
+    )
+    words = [
+        sys.executable,
+        "-c",
+        "import signal\nsignal.signal(2, signal.default_int_handler)\n" + code,
+    ]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert "noted" in done.stdout
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     # PyTorch 2.13 repeats the first row where a width is one pixel, so they begin with 2.
@@ -292,6 +315,15 @@ def test_bench_when_the_pictures_of_the_run_are_gone(
     found = contorno.bench(tmp_path, rounds=1, device="cpu")
     assert found["noise"] is True
     assert "gone.png of the run is gone; timing random noise" in capsys.readouterr().out
+
+
+def test_a_graph_that_cannot_be_quantised(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    (tmp_path / "model.xml").write_text("no graph")
+    picture = np.zeros((32, 32, source(run).card.network.in_channels), np.uint8)
+    with pytest.raises(ContornoError, match=r"model.xml: nncf could not make an 8-bit form"):
+        quantised(tmp_path / "model.xml", tmp_path, source(run).card, [picture])
+    assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
 
 
 def test_eight_bits_that_lose_too_much_are_not_chosen() -> None:

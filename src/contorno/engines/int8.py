@@ -1,10 +1,16 @@
-"""A model in 8 bits, by post-training quantisation (nncf)."""
+"""A model in 8 bits, by post-training quantisation (nncf).
+
+It is done by `python -m contorno.engines.int8 GRAPH FOLDER` in a process of its own, since what
+nncf loads is large.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +21,10 @@ from numpy.typing import NDArray
 from contorno.card import ModelCard
 from contorno.engines.openvino import library
 from contorno.engines.picture import around
+from contorno.errors import ContornoError
 
 _MOST = 300  # pictures, nncf's own default
+_PICTURES = "pictures.npz"
 
 
 def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDArray[Any]]) -> None:
@@ -27,20 +35,40 @@ def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDA
         folder: to write model.xml and model.bin to.
         card: the model's.
         pictures: (H, W, C) in file units, for the ranges of the values in the network.
+
+    Raises:
+        ContornoError: nncf could not do it.
     """
+    inputs: list[NDArray[Any]] = []
+    for picture in pictures:  # as the graph would get them
+        around(lambda values: _noted(values, inputs), card, picture[None])
+    np.savez(folder / _PICTURES, *inputs[:_MOST])
+    command = [sys.executable, "-m", "contorno.engines.int8", str(graph), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (folder / _PICTURES).unlink()
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ContornoError(f"{graph}: nncf could not make an 8-bit form of it: {last}")
+
+
+def main(graph: Path, folder: Path) -> None:
+    """Quantise `graph` with the pictures in `folder`, into `folder`."""
     openvino = library()
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.WARNING)
-    inputs: list[NDArray[Any]] = []
-    for picture in pictures:  # as the graph would get them
-        around(lambda values: _noted(values, inputs), card, picture[None])
+    with np.load(folder / _PICTURES) as file:
+        inputs = list(file.values())
     model = openvino.Core().read_model(graph)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
-        result = nncf.quantize(model, nncf.Dataset(inputs), subset_size=min(len(inputs), _MOST))
+        result = nncf.quantize(model, nncf.Dataset(inputs), subset_size=len(inputs))
     openvino.save_model(result, folder / "model.xml", compress_to_fp16=False)
 
 
 def _noted(values: NDArray[Any], inputs: list[NDArray[Any]]) -> NDArray[Any]:
     inputs.append(values)
     return np.zeros((1, 1, *values.shape[1:3]), np.float32)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -6,6 +6,7 @@ Needs no PyTorch once the model has been converted.
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,10 @@ class OpenVINOEngine:
     ) -> None:
         self.tileable = card.preprocessing.size is None
         self._card = card
-        core = library().Core()
-        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = "32" if precision == "bf16" and not bf16 else precision
         self.name = f"OpenVINO on CPU, {_WORDS[self.precision]}"
-        compiled = core.compile_model(
+        compiled = core().compile_model(
             str(graph),
             "CPU",
             {
@@ -69,6 +69,16 @@ def convert(portable: Portable, folder: Path) -> None:
     with quiet():
         model = openvino.convert_model(portable, example_input=portable.example)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+
+
+@lru_cache(maxsize=1)
+def core() -> Any:
+    """OpenVINO's core, one for as long as the process lives.
+
+    It gives the process a stack for signal handlers; when the last core is destroyed that stack
+    goes, still in use, and the next Ctrl-C would be a segmentation fault.
+    """
+    return library().Core()
 
 
 def library() -> Any:

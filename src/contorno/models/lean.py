@@ -5,7 +5,7 @@ What the blocks compute in training, with a backward pass of its own:
 - A block of two convolutions stores its input, both convolutions' outputs and its own output; the
   map between is made again, and a concatenation is not stored (its gradient is one per part).
 - Weight gradients of large maps are taken over bands of rows that stay in the processor's cache:
-  as a batch of small pictures, which oneDNN does 1.3 times as fast as a large one.
+  as a batch of small pictures, which oneDNN does up to 1.4 times as fast as a large one.
 - Max pooling stores no indices: 64 bits a value would take as much as the whole input in bfloat16.
 
 Anything but training on a CPU is left to plain layers, so that evaluation and export are theirs.
