@@ -36,7 +36,7 @@ MODELS = {
 }
 ARMS = {"pytorch": "pytorch", "openvino, first": "openvino", "openvino, again": "openvino"}
 STEPS = """
-import sys, time
+import pathlib, sys, time
 began = time.perf_counter()
 times = {}
 def lap(name):
@@ -50,7 +50,7 @@ lap("model file read")
 engine = model.engine
 lap("engine opens")
 from contorno.images import read_image
-engine.probabilities(read_image(sys.argv[2])[None])
+engine.probabilities(read_image(pathlib.Path(sys.argv[2]))[None])
 lap("first picture")
 import json; print(json.dumps(times))
 """
