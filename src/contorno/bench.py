@@ -132,8 +132,8 @@ def _of_run(model: Model) -> tuple[Dataset | None, Dataset | None]:
     if gone:
         say(f"{gone[0]} of the run is gone; timing random noise instead of its pictures")
         return None, None
-    reading = reading_of(read_config(run / "config.toml").data)
-    reading = replace(reading, upright=model.card.preprocessing.upright)
+    data = read_config(run / "config.toml").data
+    reading = reading_of(data, upright=model.card.preprocessing.upright)
     whole, _ = decode(pairs, reading, cores(), labels=parts["labels"], keep=False)
     usable = set(whole.names)
     training, validation = (

@@ -98,16 +98,13 @@ class Trainer:
             recipe.seed,
         )
         self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)
-        labels = training.labels
         self.card = ModelCard(
             network=config.network,
             preprocessing=config.preprocessing,
-            labels=labels,
+            labels=training.labels,
             familiar=familiar(training),
         )
-        self.loss = loss_function(
-            recipe.loss, exclusive=labels.channels > 1 and not labels.multilabel
-        )
+        self.loss = loss_function(recipe.loss, exclusive=self.card.exclusive)
         self.saved_at, self.save_took = -math.inf, 0.0
 
     # One step
