@@ -9,7 +9,7 @@ import torch
 from notebooks import R1, R2
 from torch import Tensor, nn
 
-from contorno.models import ARCHITECTURES, UNet, lean, unet
+from contorno.models import ARCHITECTURES, UNet, lean
 
 WIDTHS_OF_5 = (4, 8, 16, 32, 64)
 Gradients = dict[str, Tensor]
@@ -18,7 +18,6 @@ Gradients = dict[str, Tensor]
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, every layer is PyTorch's own."""
     monkeypatch.setattr(lean, "trains", lambda x: False)
-    monkeypatch.setattr(unet, "trains", lambda x: False)
 
 
 def batch(*shape: int, seed: int = 0) -> Tensor:

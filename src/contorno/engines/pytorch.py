@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from contorno.errors import OutOfMemory
 from contorno.hardware import Hardware, use
 from contorno.models import Segmenter
+from contorno.models.reduced import fold
 
 Array = NDArray[Any]
 
@@ -61,19 +59,6 @@ class PyTorchEngine:
                 raise OutOfMemory(f"{width} x {height} pixels do not fit in memory") from None
             raise
         return result
-
-
-def fold(network: nn.Module) -> None:
-    """Fold every batch normalisation into the convolution before it, in place, for inference."""
-    network.eval()
-    for module in network.modules():
-        if not isinstance(module, nn.Sequential):
-            continue
-        for (_, before), (name, after) in pairwise(list(module.named_children())):
-            if isinstance(before, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
-                fused = fuse_conv_bn_eval(before, after)
-                before.weight, before.bias = fused.weight, fused.bias
-                setattr(module, name, nn.Identity())
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -38,7 +38,10 @@ class DoubleConv(nn.Module):
         )
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """(N, C1, H, W), (N, C2, H, W) ... with `in_channels` in all to (N, out_channels, H, W)."""
+        """(N, C1, H, W), (N, C2, H, W) ... with `in_channels` in all to (N, out_channels, H, W).
+
+        The first may be smaller: it is interpolated to the size of the last.
+        """
         return double_conv(self.conv, *parts)
 
 

@@ -32,11 +32,11 @@ def double_conv(layers: nn.Sequential, *parts: Tensor) -> Tensor:
 
     Args:
         layers: these six; convolutions are 3x3, padded by 1, without bias.
-        parts: (N, C1, H, W), (N, C2, H, W) ...: the input, to be concatenated. Where `trains` is
-            true, the first may be smaller: it is interpolated to the last one's size.
+        parts: (N, C1, H, W), (N, C2, H, W) ...: the input, to be concatenated. The first may be
+            smaller: it is interpolated to the last one's size.
     """
     if not trains(parts[0]):
-        out: Tensor = layers(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0])
+        out: Tensor = layers(_concatenate(parts, parts[-1].shape[-2:]))
         return out
     conv, norm, _, conv2, norm2, _ = layers
     if not (_by_batch(norm, parts[-1]) and _by_batch(norm2, parts[-1])):

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from contorno.models.reduced import reduced
 from contorno.models.segmenter import Segmenter
 
 _OPSET = 18
@@ -32,6 +33,7 @@ class Portable(nn.Module):
     def __init__(self, segmenter: Segmenter, dtype: str, channels: int, least: int) -> None:
         super().__init__()
         self.segmenter = copy.deepcopy(segmenter).cpu().float()
+        self.segmenter.network = reduced(self.segmenter.network)
         self.eval().requires_grad_(False)
         # Different lengths, so that the graph cannot take one for another.
         shape = (2, 2 * least, 3 * least, channels)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from contorno.models.blocks import DoubleConv, activate, check_arguments, fit
-from contorno.models.growing import grow
-from contorno.models.lean import max_pool, trains, upsample
+from contorno.models.lean import max_pool, upsample
 
 
 class UNet(nn.Module):
@@ -67,11 +66,7 @@ class UNet(nn.Module):
         x = self.bottom(x)
         for level in range(self.levels, 0, -1):
             skip = skips.pop()
-            x = self.get_submodule(f"up{level}")(self._upsample(x, skip, level), skip)
+            if not self.bilinear:  # else the block interpolates
+                x = fit(upsample(self.get_submodule(f"upsample{level}"), x), *skip.shape[-2:])
+            x = self.get_submodule(f"up{level}")(x, skip)
         return activate(self.out(x), self.activation)[..., :height, :width]
-
-    def _upsample(self, x: Tensor, skip: Tensor, level: int) -> Tensor:
-        size = skip.shape[-2:]
-        if self.bilinear:
-            return x if trains(x) else grow(x, size)  # the block does it when it trains
-        return fit(upsample(self.get_submodule(f"upsample{level}"), x), *size)
