@@ -28,7 +28,7 @@ def layers(job: Job) -> dict[str, Any]:
 
     source = contorno.load(job.file, engine="openvino").source
     core = openvino.Core()
-    graph = core.read_model(openvino_graph(source))
+    graph = core.read_model(openvino_graph(source, aligned=True))
     graph.reshape(list(job.raw.shape))  # the counters give no shapes where they are not known
     options = {
         "PERFORMANCE_HINT": "LATENCY",

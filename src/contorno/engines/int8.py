@@ -31,7 +31,7 @@ def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDA
     """Write an 8-bit form of OpenVINO's XML file `graph` to `folder`.
 
     Args:
-        graph: the model in float32.
+        graph: the model in float32, for aligned pictures.
         folder: to write model.xml and model.bin to.
         card: the model's.
         pictures: (H, W, C) in file units, for the ranges of the values in the network.
@@ -41,7 +41,7 @@ def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDA
     """
     inputs: list[NDArray[Any]] = []
     for picture in pictures:  # as the graph would get them
-        around(lambda values: _noted(values, inputs), card, picture[None])
+        around(lambda values: _noted(values, inputs), card, picture[None], align=True)
     np.savez(folder / _PICTURES, *inputs[:_MOST])
     command = [sys.executable, "-m", "contorno.engines.int8", str(graph), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

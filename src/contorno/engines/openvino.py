@@ -6,6 +6,7 @@ Needs no PyTorch once the model has been converted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from contorno.card import ModelCard
-from contorno.engines.picture import around
+from contorno.engines.picture import around, is_aligned
 from contorno.hardware import cores
 
 if TYPE_CHECKING:
@@ -27,42 +28,60 @@ class OpenVINOEngine:
     """Runs a converted model.
 
     Args:
-        graph: the model as OpenVINO's XML file, its weights beside it.
+        graph: gives the model as OpenVINO's XML file, its weights beside it: for aligned pictures
+            (True) or for pictures of any size (False). Each is asked for when it is needed.
         card: the model's.
-        precision: "bf16" or "32"; "int8" for a graph that was quantised.
+        precision: "bf16" or "32"; "int8" for a graph that was quantised, which there is for aligned
+            pictures only.
         threads: that compute; all cores when None.
     """
 
     def __init__(
-        self, graph: Path, card: ModelCard, precision: str, *, threads: int | None = None
+        self,
+        graph: Callable[[bool], Path],
+        card: ModelCard,
+        precision: str,
+        *,
+        threads: int | None = None,
     ) -> None:
         self.tileable = card.preprocessing.size is None
-        self._card = card
+        self._graph, self._card, self._threads = graph, card, threads
         bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = "32" if precision == "bf16" and not bf16 else precision
         self.name = f"OpenVINO on CPU, {_WORDS[self.precision]}"
-        compiled = core().compile_model(
-            str(graph),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": "bf16" if bf16 and precision != "32" else "f32",
-                "INFERENCE_NUM_THREADS": threads or cores(),
-            },
-        )
-        self._request = compiled.create_infer_request()
+        self._hint = "bf16" if bf16 and precision != "32" else "f32"
+        self._requests: dict[bool, Any] = {}
 
     def probabilities(self, batch: Array) -> Array:
         """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
-        return around(self._run, self._card, batch)
+        return around(self._run, self._card, batch, align=self.precision == "int8")
 
     def _run(self, values: Array) -> Array:
-        result: Array = self._request.infer([values], share_inputs=True)[0]
+        aligned = is_aligned(self._card, *values.shape[1:3])
+        if aligned not in self._requests:
+            self._requests[aligned] = self._compiled(self._graph(aligned))
+        result: Array = self._requests[aligned].infer([values], share_inputs=True)[0]
         return result.copy()  # the request writes its next answer over this one
+
+    def _compiled(self, graph: Path) -> Any:
+        try:
+            return self._compile(graph, self._hint)
+        except RuntimeError:  # 2026.4 has no bfloat16 between 8-bit layers of some few channels
+            if self.precision != "int8":
+                raise
+            return self._compile(graph, "f32")
+
+    def _compile(self, graph: Path, hint: str) -> Any:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": self._threads or cores(),
+        }
+        return core().compile_model(str(graph), "CPU", options).create_infer_request()
 
 
 def convert(portable: Portable, folder: Path) -> None:
-    """Write a model as model.xml and model.bin, for pictures of any number and size."""
+    """Write a model as model.xml and model.bin, for pictures of any number."""
     from contorno.models.portable import quiet
 
     openvino = library()

@@ -28,7 +28,14 @@ def least(card: ModelCard) -> int:
     return int(2 ** (len(card.network.widths) - 1))
 
 
-def around(run: Callable[[Array], Array], card: ModelCard, batch: Array) -> Array:
+def is_aligned(card: ModelCard, height: int, width: int) -> bool:
+    """Whether every level of the network halves such a picture without a rest."""
+    return height % least(card) == 0 and width % least(card) == 0
+
+
+def around(
+    run: Callable[[Array], Array], card: ModelCard, batch: Array, *, align: bool = False
+) -> Array:
     """Probabilities (N, K, H, W) float32 of raw pictures (N, H, W, C) of any size.
 
     Args:
@@ -36,12 +43,14 @@ def around(run: Callable[[Array], Array], card: ModelCard, batch: Array) -> Arra
             network's halvings need, or the model's own size.
         card: the model's.
         batch: the pictures.
+        align: repeat the rim of pictures until they are aligned, for a graph that takes no others:
+            near the lower and right rim that is not quite what the network itself would give.
 
     Raises:
         OutOfMemory: they do not fit in memory.
     """
     try:
-        return _around(run, card, batch)
+        return _around(run, card, batch, align)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "alloc" in str(error).lower():
             height, width = batch.shape[1:3]
@@ -49,15 +58,21 @@ def around(run: Callable[[Array], Array], card: ModelCard, batch: Array) -> Arra
         raise
 
 
-def _around(run: Callable[[Array], Array], card: ModelCard, batch: Array) -> Array:
+def _around(run: Callable[[Array], Array], card: ModelCard, batch: Array, align: bool) -> Array:
     height, width = batch.shape[1:3]
     size = card.preprocessing.size
-    if size is not None:
-        small = resize(batch.astype(np.float32), *size, axes=(1, 2))
-        return resize(run(small), height, width, axes=(2, 3))
-    down, right = max(least(card) - height, 0), max(least(card) - width, 0)
-    values = batch.astype(graph_type(card), copy=False)
-    if down or right:  # repeats the rim, as the networks do
+    if size is None:
+        return _padded(run, card, batch.astype(graph_type(card), copy=False), align)
+    small = resize(batch.astype(np.float32), *size, axes=(1, 2))
+    return resize(_padded(run, card, small, align), height, width, axes=(2, 3))
+
+
+def _padded(run: Callable[[Array], Array], card: ModelCard, values: Array, align: bool) -> Array:
+    """Run with the rim repeated, as the networks do it themselves, where a picture is too small."""
+    height, width = values.shape[1:3]
+    edge = least(card)
+    down, right = (-n % edge if align else max(edge - n, 0) for n in (height, width))
+    if down or right:
         values = np.pad(values, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
     return np.ascontiguousarray(run(np.ascontiguousarray(values))[..., :height, :width])
 

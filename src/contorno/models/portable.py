@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from contorno.models import blocks
 from contorno.models.reduced import reduced
 from contorno.models.segmenter import Segmenter
 
@@ -28,12 +29,24 @@ class Portable(nn.Module):
         dtype: of the pictures: "uint8", "int16", "int32" or "float32".
         channels: of the pictures.
         least: edge from which on the network does not pad.
+        aligned: for pictures alone whose edges are multiples of that, without any padding.
+        merged: see `reduced`; needs `aligned`.
     """
 
-    def __init__(self, segmenter: Segmenter, dtype: str, channels: int, least: int) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        dtype: str,
+        channels: int,
+        least: int,
+        *,
+        aligned: bool = False,
+        merged: bool = False,
+    ) -> None:
         super().__init__()
         self.segmenter = copy.deepcopy(segmenter).cpu().float()
-        self.segmenter.network = reduced(self.segmenter.network)
+        self.segmenter.network = reduced(self.segmenter.network, merged=merged)
+        self.aligned = aligned
         self.eval().requires_grad_(False)
         # Different lengths, so that the graph cannot take one for another.
         shape = (2, 2 * least, 3 * least, channels)
@@ -41,7 +54,8 @@ class Portable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, H, W, C) raw values to (N, K, H, W) float32 probabilities."""
-        return self.segmenter.unsized(images.permute(0, 3, 1, 2))
+        with blocks.aligned() if self.aligned else nullcontext():
+            return self.segmenter.unsized(images.permute(0, 3, 1, 2))
 
 
 def write_onnx(portable: Portable, path: Path) -> None:

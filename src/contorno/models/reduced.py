@@ -1,17 +1,22 @@
-"""A network's equal for inference: normalisation folded, less arithmetic in bilinear decoders.
+"""A network's equal for inference: normalisation folded, less arithmetic in the decoder.
 
-A decoder's first convolution sees the skip and the map from below, interpolated to twice its size.
-It is the sum of a convolution of each. In the second, mixing channels commutes with interpolation,
-interpolation of columns with shifts by a row, and the other way round. So the mixing of channels
-comes first, at a half or a quarter of the pixels; then columns grow and rows grow; what is left is
-to add up the nine products of every pixel's neighbours. Layers of plain kinds do all of it, so any
-engine can run the graph.
+A decoder's first convolution sees the skip and the map from below at twice its size. It is the sum
+of a convolution of each, and the second has less to do before the map has grown:
+
+- Bilinear: mixing channels commutes with interpolation, interpolation of columns with shifts by a
+  row, and the other way round. So the mixing comes first, at a half or a quarter of the pixels;
+  then columns grow and rows grow; what is left is to add up the nine products of every pixel's
+  neighbours.
+- Transposed: a transposed convolution of 2x2 with stride 2 and a convolution of 3x3 after it are
+  one transposed convolution of 4x4.
+
+Layers of plain kinds do all of it, so any engine can run the graph.
 """
 
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +29,31 @@ _LOWEST = 2  # levels whose channels are mixed before both growings, by 1x1; abo
 _BLOCK = 16  # channels that one group of a summing convolution sees: the width of a vector
 
 
-def reduced(network: nn.Module) -> nn.Module:
-    """A copy for inference: the same values but for rounding, for pictures of any size.
+def reduced(network: nn.Module, *, merged: bool) -> nn.Module:
+    """A copy for inference: the same values but for rounding.
 
-    Batch normalisation is folded into convolutions. A network without a bilinear decoder of ours is
-    given back as it is.
+    Args:
+        network: one that is not a `UNet` is only folded.
+        merged: whether transposed convolutions are merged with those that follow; the copy is then
+            for pictures alone whose edges can be halved as often as they are.
     """
-    if not isinstance(network, UNet) or not network.bilinear:
-        return network
     result = copy.deepcopy(network)
     fold(result)
-    for level in range(1, network.levels + 1):
+    if not isinstance(result, UNet) or not (result.bilinear or merged):
+        return result
+    for level in range(1, result.levels + 1):
         layers = result.get_submodule(f"up{level}.conv")
         first, second = (layer for layer in layers.children() if isinstance(layer, nn.Conv2d))
-        both = network.levels - level < _LOWEST
-        result.add_module(f"up{level}", GrowingBlock(first, second, both_after=both))
+        block: nn.Module
+        if result.bilinear:
+            block = GrowingBlock(first, second, both_after=result.levels - level < _LOWEST)
+        else:
+            upsample = result.get_submodule(f"upsample{level}")
+            assert isinstance(upsample, nn.ConvTranspose2d)
+            block = MergedBlock(upsample, first, second)
+            result.add_module(f"upsample{level}", nn.Identity())
+        result.add_module(f"up{level}", block)
+    result.blocks_grow = True
     return result
 
 
@@ -67,14 +82,10 @@ class GrowingBlock(nn.Module):
     def __init__(self, first: nn.Conv2d, second: nn.Conv2d, *, both_after: bool) -> None:
         super().__init__()
         channels = first.out_channels
-        below = first.in_channels - channels
         block = max(size for size in range(1, _BLOCK + 1) if channels % size == 0)
         self.both_after = both_after
-        self.skip = nn.Conv2d(channels, channels, 3, padding=1)
-        self.skip.weight = nn.Parameter(first.weight[:, below:].detach().clone())
-        self.skip.bias = first.bias
-        weight = first.weight.detach()[:, :below].permute(2, 3, 0, 1)  # (3, 3, K, C)
-        self.mix = _mixing(weight, block, both_after=both_after)
+        self.skip, weight = _parted(first, first.in_channels - channels)
+        self.mix = _mixing(weight.permute(2, 3, 0, 1), block, both_after=both_after)
         self.add_columns = _adding(3 * channels, block, (1, 3)) if both_after else nn.Identity()
         self.add_rows = _adding(channels, block, (3, 1))
         self.second = second
@@ -88,6 +99,51 @@ class GrowingBlock(nn.Module):
             x = self.mix(_grow(x, low, width))
         x = self.add_rows(_grow(x, height, width))  # (N, K, H, W)
         return F.relu(self.second(F.relu(x + self.skip(skip))))
+
+
+class MergedBlock(nn.Module):
+    """The same as a transposed convolution and `DoubleConv` of its result and a skip.
+
+    Args:
+        upsample: 2x2 with stride 2, with bias.
+        first, second: that block's convolutions with their normalisation folded in.
+    """
+
+    def __init__(self, upsample: nn.ConvTranspose2d, first: nn.Conv2d, second: nn.Conv2d) -> None:
+        super().__init__()
+        assert upsample.bias is not None
+        self.skip, after = _parted(first, upsample.out_channels)
+        before = upsample.weight.detach()  # (C, M, 2, 2)
+        bias = upsample.bias.detach().view(1, -1, 1, 1).expand(1, -1, 2, 2)
+        before = torch.cat([before, bias]).double()  # of one more channel, which is 1 everywhere
+        channels = len(before), len(after)
+        kernel = before.new_zeros(*channels, 4, 4)
+        for (i, j), (row, column) in product(
+            product(range(2), repeat=2), product(range(3), repeat=2)
+        ):
+            tap = before[:, :, i, j] @ after[:, :, row, column].T.double()
+            kernel[:, :, i - row + 2, j - column + 2] += tap
+        self.merged = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1, bias=False)
+        self.merged.weight = nn.Parameter(kernel.to(upsample.weight.dtype))
+        self.second = second
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, C, h, w) from below, (N, K, 2h, 2w) to (N, K, 2h, 2w)."""
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)  # zero beyond the rim, like the others
+        return F.relu(self.second(F.relu(self.merged(x) + self.skip(skip))))
+
+
+def _parted(conv: nn.Conv2d, below: int) -> tuple[nn.Conv2d, Tensor]:
+    """A convolution parted: what it does to the skip, with its bias; its weights for the rest.
+
+    Args:
+        conv: 3x3, padded by 1.
+        below: channels before the skip's.
+    """
+    weight = conv.weight.detach()
+    skip = nn.Conv2d(conv.in_channels - below, conv.out_channels, 3, padding=1)
+    skip.weight, skip.bias = nn.Parameter(weight[:, below:].clone()), conv.bias
+    return skip, weight[:, :below]
 
 
 def _grow(x: Tensor, height: int, width: int) -> Tensor:

@@ -40,6 +40,7 @@ class UNet(nn.Module):
         check_arguments(in_channels, out_channels, widths, up=up, activation=activation)
         self.levels = len(widths) - 1
         self.bilinear = up == "bilinear"
+        self.blocks_grow = self.bilinear  # those of the decoder, what comes from below, themselves
         self.activation = activation
         inputs = (in_channels, *widths)
         for level in range(1, self.levels + 1):
@@ -66,7 +67,7 @@ class UNet(nn.Module):
         x = self.bottom(x)
         for level in range(self.levels, 0, -1):
             skip = skips.pop()
-            if not self.bilinear:  # else the block interpolates
+            if not self.blocks_grow:
                 x = fit(upsample(self.get_submodule(f"upsample{level}"), x), *skip.shape[-2:])
             x = self.get_submodule(f"up{level}")(x, skip)
         return activate(self.out(x), self.activation)[..., :height, :width]
