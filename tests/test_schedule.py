@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from contorno.config import TrainingConfig
-from contorno.schedule import Position, cool_if_stuck, fit_to_time, learning_rate, validates
+from contorno.schedule import (
+    Position,
+    cool_if_stuck,
+    fit_to_time,
+    follow,
+    learning_rate,
+    validates,
+)
 
 
 @pytest.mark.parametrize("seconds", [1, 60, 600, 36000])
@@ -19,8 +26,6 @@ def test_a_schedule_fills_the_time(
     steps, epochs, every = (planned[k] for k in ("steps_per_epoch", "epochs", "validate_every"))
     assert 1 <= steps <= whole
     assert 1 <= every <= epochs
-    assert planned["patience"] >= min(epochs // 3, 20)
-    assert planned["patience"] >= 5 * every  # several validations before it gives up
     spent = epochs * (steps * step + validation / every)
     one = steps * step + validation  # what rounding to whole epochs can add
     assert spent <= seconds + one
@@ -43,3 +48,56 @@ def test_cooling_begins_once_and_ends_the_run_at_zero() -> None:
 def test_patience_of_zero_never_stops() -> None:
     recipe = TrainingConfig(epochs=100, steps_per_epoch=2, patience=0)
     assert not cool_if_stuck(recipe, Position(epochs=100, micro_batch=4, epoch=80))
+
+
+def rates(recipe: TrainingConfig, position: Position, epochs: range) -> list[float]:
+    """The learning rates of some epochs' steps."""
+    found = []
+    for position.epoch in epochs:
+        for position.step in range(recipe.steps_per_epoch):
+            found.append(learning_rate(recipe, position))
+    return found
+
+
+@pytest.mark.parametrize("seconds", [12.0, 3.0])  # for the 40 epochs that are left, twice or half
+def test_the_learning_rate_goes_on_from_where_it_was(seconds: float) -> None:
+    recipe = TrainingConfig(epochs=50, steps_per_epoch=4, warmup=0.1, learning_rate=1.0)
+    position = Position(epochs=50, micro_batch=4)
+    before = rates(recipe, position, range(10))
+    follow(position, left=seconds * 40 / 6, epoch=1.0)
+    assert position.epochs == 10 + round(seconds * 40 / 6)
+    after = rates(recipe, position, range(10, position.epochs))
+    steps = [abs(a - b) for a, b in zip([before[-1], *after], after, strict=False)]
+    assert after == sorted(after, reverse=True)
+    assert max(steps) < 0.05  # no jump
+    assert after[-1] < 0.01
+    assert before[0] == pytest.approx(1 / 20)  # one of the 20 steps of warm-up
+    assert max(before) == 1
+
+
+def test_following_changes_nothing_where_the_pace_is_kept() -> None:
+    recipe = TrainingConfig(epochs=30, steps_per_epoch=3, warmup=0.1)
+    plain = Position(epochs=30, micro_batch=4)
+    expected = rates(recipe, plain, range(30))
+    kept, found = Position(epochs=30, micro_batch=4), []
+    for epoch in range(30):
+        found += rates(recipe, kept, range(epoch, epoch + 1))
+        follow(kept, left=2.0 * (29 - epoch), epoch=2.0)
+    assert kept.epochs == 30
+    assert found == pytest.approx(expected)
+
+
+def test_a_schedule_ends_when_no_time_is_left() -> None:
+    position = Position(epochs=30, micro_batch=4, epoch=11)
+    follow(position, left=-5.0, epoch=2.0)
+    assert position.epochs == 12
+
+
+def test_an_end_is_an_end() -> None:
+    """Neither an annealed schedule nor one that is being cooled is made longer."""
+    done = Position(epochs=30, micro_batch=4, epoch=29)
+    follow(done, left=100.0, epoch=2.0)
+    assert done.epochs == 30
+    cooled = Position(epochs=30, micro_batch=4, epoch=11, cooling=10)
+    follow(cooled, left=100.0, epoch=2.0)
+    assert cooled.epochs == 30

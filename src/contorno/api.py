@@ -70,7 +70,8 @@ def train(
         masks: folder of masks, or where classes overlap, for each class its folder.
         out: run folder to make; `runs/NAME` with a free name when None.
         recipe: "auto", or "classic" for the reference notebooks.
-        time: how long to train, in seconds or as "90s", "20m", "2h".
+        time: how long all of it may take, from reading the files to the report, in seconds or as
+            "90s", "20m", "2h".
         resume: run folder to continue exactly; everything but `workers` comes from it.
         suffix: what a mask's stem has after its image's.
         files: list of stems to restrict the data to.
@@ -96,6 +97,7 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
         TrainingError: the loss is not finite, or memory does not suffice.
     """
+    began = clock_time.monotonic()
     workers = cores() if workers is None else workers
     wishes = {key: value for key, value in wishes.items() if value is not None}
     if resume is not None:
@@ -136,7 +138,9 @@ def train(
     from contorno import training
 
     hardware = choose(device=device, precision=precision)
-    return training.start(data, run, hardware, recipe=recipe, wishes=wishes, workers=workers)
+    return training.start(
+        data, run, hardware, recipe=recipe, wishes=wishes, workers=workers, began=began
+    )
 
 
 def _refuse_others(

@@ -124,7 +124,7 @@ def train(
     recipe
         auto, or classic for the reference notebook (MSE, Adam, 100 epochs, 512 x 512).
     time
-        How long to train: 90s, 20m, 2h. Default: 10m, unless --epochs is given.
+        How long all of it may take: 90s, 20m, 2h. Default: 10m, unless --epochs is given.
     resume
         Run folder to continue exactly where it was stopped.
     suffix
@@ -539,7 +539,7 @@ def demo(*, out: Path = Path("contorno-demo"), time: str = "75s", seed: int = 0)
     out
         Folder to make.
     time
-        How long to train.
+        How long the training may take.
     seed
         Of the pictures and of the training.
     """

@@ -18,9 +18,9 @@ _SCREENFUL = 12  # findings of one kind that are printed
 
 
 class Advance(Protocol):
-    """Call after each piece of work, with words on how it stands."""
+    """Call after each piece of work, with words on how it stands, and a new total if it changed."""
 
-    def __call__(self, words: str = "", *, steps: int = 1) -> None: ...
+    def __call__(self, words: str = "", *, steps: int = 1, total: int | None = None) -> None: ...
 
 
 def say(message: str) -> None:
@@ -56,7 +56,7 @@ def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     Messages printed by `say` meanwhile appear above the bar.
     """
     if not is_terminal():
-        yield lambda words="", *, steps=1: None
+        yield lambda words="", *, steps=1, total=None: None
         return
     columns = (
         TextColumn("{task.description}"),
@@ -68,8 +68,8 @@ def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     with Progress(*columns) as progress:
         task = progress.add_task(title, total=total, completed=start, words="")
 
-        def advance(words: str = "", *, steps: int = 1) -> None:
-            progress.update(task, advance=steps, words=words)
+        def advance(words: str = "", *, steps: int = 1, total: int | None = None) -> None:
+            progress.update(task, advance=steps, words=words, total=total)
 
         yield advance
 

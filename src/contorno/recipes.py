@@ -268,8 +268,10 @@ def _auto(
         "training.ema": (0.99, "averages the last hundred steps"),
         "training.clip": (1.0, "a bad batch cannot throw the weights far"),
         "training.patience": (
-            max(20, wishes.get("epochs", 0) // 3),
-            "epochs without a better mask before annealing begins early",
+            max(20, wishes["epochs"] // 3) if "epochs" in wishes else 0,
+            "epochs without a better mask before annealing begins early"
+            if "epochs" in wishes
+            else "the time is used to its end",
         ),
         "training.tune": (True, "threshold and the like: kept where both validation halves gain"),
     }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from contorno.config import TrainingConfig
 
-_LEAST_EPOCHS = 20  # that a time is cut into, so that the best of several is kept
+_LEAST_EPOCHS = 40  # that a time is cut into: the best of many is kept, and the end can be moved
 _LEAST_STEPS = 10  # in an epoch, so that its loss means something
 _VALIDATION = 0.15  # of the time may go to validation
 
@@ -19,7 +19,7 @@ _VALIDATION = 0.15  # of the time may go to validation
 class Position:
     """Where a run stands: all that its state holds beside tensors."""
 
-    epochs: int  # length of the schedule
+    epochs: int  # length of the schedule; follows the clock where there is a time to keep
     micro_batch: int  # examples that go through the network at once
     epoch: int = 0
     step: int = 0  # within the epoch
@@ -31,6 +31,9 @@ class Position:
     best_loss: float = math.inf
     best_epoch: int = 0
     cooling: int | None = None  # epoch in which early annealing began
+    fitted: int = 0  # epoch in which the length was last changed
+    reached: float = 0.0  # share of the schedule that lay behind then
+    spent: float = 0.0  # seconds since the command began, those of earlier sessions too
 
 
 def learning_rate(recipe: TrainingConfig, position: Position) -> float:
@@ -38,9 +41,9 @@ def learning_rate(recipe: TrainingConfig, position: Position) -> float:
     steps = recipe.steps_per_epoch
     now = position.epoch * steps + position.step
     if position.cooling is None:
-        return recipe.learning_rate * _factor(recipe, now)
+        return recipe.learning_rate * _factor(recipe, position, now)
     began, end = position.cooling * steps, position.epochs * steps
-    return recipe.learning_rate * _factor(recipe, began) * (end - now) / (end - began)
+    return recipe.learning_rate * _factor(recipe, position, began) * (end - now) / (end - began)
 
 
 def validates(recipe: TrainingConfig, position: Position) -> bool:
@@ -64,8 +67,26 @@ def cool_if_stuck(recipe: TrainingConfig, position: Position) -> bool:
     return True
 
 
+def follow(position: Position, *, left: float, epoch: float) -> None:
+    """Fit the rest of the schedule to the rest of the time, at the end of an epoch.
+
+    What lies behind stays: the learning rate goes on from where it is, more or less steeply. A
+    schedule that is done, or being cooled, is left as it is.
+
+    Args:
+        position: still in the epoch that has ended.
+        left: seconds.
+        epoch: seconds that one takes, with its share of validation.
+    """
+    done = position.epoch + 1
+    if done >= position.epochs or position.cooling is not None:
+        return
+    position.reached = _progress(position, done)
+    position.fitted, position.epochs = done, done + max(0, round(left / epoch))
+
+
 def fit_to_time(seconds: float, *, step: float, validation: float, whole: int) -> dict[str, int]:
-    """Cut a time into epochs.
+    """Cut a time into epochs; `follow` changes how many as they go by.
 
     Args:
         seconds: for training and validation together.
@@ -73,28 +94,26 @@ def fit_to_time(seconds: float, *, step: float, validation: float, whole: int) -
         whole: steps that see all the data once, the most that an epoch has.
 
     Returns:
-        Values of epochs, steps_per_epoch, validate_every and patience.
+        Values of epochs, steps_per_epoch and validate_every.
     """
     total = max(1, int(seconds / step))
     steps = min(whole, total, max(total // _LEAST_EPOCHS, _LEAST_STEPS))
     every = max(1, math.ceil(validation / (_VALIDATION * steps * step)))
     epochs = max(1, round(seconds / (steps * step + validation / every)))
-    every = min(every, epochs)
-    patience = max(20, epochs // 3, 5 * every)
-    return {
-        "epochs": epochs,
-        "steps_per_epoch": steps,
-        "validate_every": every,
-        "patience": patience,
-    }
+    return {"epochs": epochs, "steps_per_epoch": steps, "validate_every": min(every, epochs)}
 
 
-def _factor(recipe: TrainingConfig, now: int) -> float:
-    """Factor on the learning rate at step `now` of the schedule."""
-    total = recipe.epochs * recipe.steps_per_epoch
-    warm = int(recipe.warmup * total)
-    if now < warm:
-        return (now + 1) / warm
+def _progress(position: Position, epochs: float) -> float:
+    """Share of the schedule, 0..1, that lies behind after so many epochs."""
+    ahead = max(position.epochs - position.fitted, 1)
+    return position.reached + (1 - position.reached) * (epochs - position.fitted) / ahead
+
+
+def _factor(recipe: TrainingConfig, position: Position, now: int) -> float:
+    """Factor on the learning rate at step `now`."""
+    steps = recipe.steps_per_epoch
+    if (done := _progress(position, now / steps)) < recipe.warmup:
+        return min(1.0, _progress(position, (now + 1) / steps) / recipe.warmup)
     if recipe.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (now - warm) / max(total - warm, 1)))
+    return 0.5 * (1 + math.cos(math.pi * (done - recipe.warmup) / (1 - recipe.warmup)))

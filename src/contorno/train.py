@@ -1,13 +1,15 @@
 """Training: one loop that reads as a procedure.
 
-`fit` continues from any position to the same bits as if it had never stopped. What is trained on is
-decided by `recipes`, when things happen by `schedule`, what a step is by `trainer`.
+`fit` continues from any position to the same bits as if it had never stopped; only in how many
+epochs it has does a run that keeps a time follow the clock. What is trained on is decided by
+`recipes`, when things happen by `schedule`, what a step is by `trainer`.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -17,11 +19,15 @@ from contorno.engines import whole_image
 from contorno.errors import Interrupted
 from contorno.progress import Advance, bar, say
 from contorno.runlog import RunLog
-from contorno.schedule import cool_if_stuck, fit_to_time, validates
+from contorno.schedule import cool_if_stuck, fit_to_time, follow, validates
 from contorno.signals import StopRequest
 from contorno.trainer import Trainer
 
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
+TUNING = 0.02  # of the time, to measure what averaging would do
+_MARKS = 4  # validations that the pace is measured over
+_REPORT = 3.0  # seconds for the report
+_SCORING = 4.0  # times a validation: tuning, the final score and its figures
 
 
 def fit(trainer: Trainer, *, workers: int = 2) -> None:
@@ -44,12 +50,13 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
     log = RunLog(trainer.run, classic=recipe.recipe == "classic")
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
+    pace = Pace(trainer)
     with StopRequest() as stop, bar("Training", position.epochs * steps, start=done) as advance:
         while position.epoch < position.epochs:
             _train_epoch(trainer, stop, advance, workers)
             record = _record(trainer)
             if validates(recipe, position):
-                record |= _validate_epoch(trainer, stop)
+                record |= _validate_epoch(trainer, stop, pace)
             log.epoch(record)
             position.epoch, position.step = position.epoch + 1, 0
             position.loss = position.seconds = 0.0
@@ -65,15 +72,16 @@ def _train_epoch(trainer: Trainer, stop: StopRequest, advance: Advance, workers:
         position.loss += trainer.step(batch)
         position.step += 1
         position.seconds = time.monotonic() - began
-        advance(_words(trainer))
+        advance(_words(trainer), total=position.epochs * trainer.sampler.steps)
         if stop.requested:
             _interrupt(trainer, stop)
         if trainer.unsaved() > SAVE_EVERY:
             trainer.save()
 
 
-def _validate_epoch(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
-    """Score the model, keep it if it is the best, see whether to end early; what to log."""
+def _validate_epoch(trainer: Trainer, stop: StopRequest, pace: Pace) -> dict[str, Any]:
+    """Score the model, keep it if it is the best, see when the run is to end; what to log."""
+    began = time.monotonic()
     scores = trainer.validate(stop)
     if scores is None:
         _interrupt(trainer, stop)
@@ -84,12 +92,47 @@ def _validate_epoch(trainer: Trainer, stop: StopRequest) -> dict[str, Any]:
             f"No better mask for {trainer.config.training.patience} epochs: annealing now, ending "
             f"after epoch {trainer.position.epochs}."
         )
+    took = time.monotonic() - began
+    pace.keep(took)
     return {
         "validation_dice": dice,
         "validation_loss": error,
+        "validation_seconds": round(took, 3),
         "best": better,
         "epochs": trainer.position.epochs,
     }
+
+
+class Pace:
+    """Keeps a run's time, if it has one: the schedule is fitted anew after every validation.
+
+    Args:
+        trainer: whose.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._marks = deque([(trainer.position.epoch, time.monotonic())], maxlen=_MARKS)
+
+    def keep(self, validation: float) -> None:
+        """Call at the end of an epoch, with the seconds that its validation took."""
+        position, budget = self._trainer.position, self._trainer.config.training.time
+        if budget is None:
+            return
+        self._marks.append((position.epoch + 1, time.monotonic()))
+        (first, began), (last, ended) = self._marks[0], self._marks[-1]
+        left = budget - self._trainer.spent - after(budget, validation)
+        follow(position, left=left, epoch=(ended - began) / (last - first))
+
+
+def after(budget: float, validation: float) -> float:
+    """Seconds to leave for what follows training: tuning, the final score, figures and report.
+
+    Args:
+        budget: of the whole run, in seconds.
+        validation: seconds that one validation takes.
+    """
+    return _REPORT + _SCORING * validation + TUNING * budget
 
 
 def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
@@ -97,11 +140,11 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
 
     Args:
         trainer: new; its weights are put back.
-        seconds: for training and validation together.
+        seconds: for everything from the beginning of the command to the report.
         workers: as in `fit`.
 
     Returns:
-        Values of epochs, steps_per_epoch, validate_every and patience.
+        Values of epochs, steps_per_epoch and validate_every.
     """
     before = copy.deepcopy(trainer.segmenter.state_dict())
     step = 1.1 * _pace(  # the update itself and the data come on top
@@ -114,7 +157,8 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     one = _pace(lambda image: whole_image(trainer.engine, image), [image] * 5, seconds)
     pixels = sum(facts.pixels for facts in trainer.validation.facts)
     validation = one * pixels / (image.shape[0] * image.shape[1])
-    return fit_to_time(seconds, step=step, validation=validation, whole=trainer.sampler.steps)
+    left = max(seconds - trainer.spent - after(seconds, validation), seconds / 10)
+    return fit_to_time(left, step=step, validation=validation, whole=trainer.sampler.steps)
 
 
 def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> float:

@@ -62,10 +62,18 @@ class Trainer:
         training, validation: the two parts of the data.
         hardware: where.
         run: folder of the run.
+        began: `time.monotonic()` from which the time of a run counts; now when None.
     """
 
     def __init__(
-        self, config: Config, training: Dataset, validation: Dataset, hardware: Hardware, run: Path
+        self,
+        config: Config,
+        training: Dataset,
+        validation: Dataset,
+        hardware: Hardware,
+        run: Path,
+        *,
+        began: float | None = None,
     ) -> None:
         from lightning_fabric import Fabric
 
@@ -106,6 +114,7 @@ class Trainer:
         )
         self.loss = loss_function(recipe.loss, exclusive=self.card.exclusive)
         self.saved_at, self.save_took = -math.inf, 0.0
+        self._began = time.monotonic() if began is None else began
 
     # One step
 
@@ -206,6 +215,11 @@ class Trainer:
         done = self.position.step * self.config.training.batch_size
         return done / max(self.position.seconds, 1e-9)
 
+    @property
+    def spent(self) -> float:
+        """Seconds since the run's command began, those before it was resumed included."""
+        return self.position.spent + time.monotonic() - self._began
+
     def _not_finite(self, batch: Batch, loss: float) -> None:
         best = (
             f"the best model so far (epoch {self.position.best_epoch}) is in {self.run}"
@@ -266,6 +280,7 @@ class Trainer:
     def save(self) -> None:
         """Write the state of the run."""
         self.position.saves += 1
+        self.position.spent, self._began = self.spent, time.monotonic()
         tensors = flatten("model", self.segmenter.state_dict())
         if self.config.training.ema:
             tensors |= flatten("average", self.average.state_dict())

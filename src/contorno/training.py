@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_r
 from contorno.recipes import fingerprint, resolve
 from contorno.report import write_report
 from contorno.runfolder import read_split, write_split
-from contorno.train import fit, plan
+from contorno.train import TUNING, fit, plan
 from contorno.trainer import Trainer
 from contorno.tune import tune, words
 
@@ -34,6 +35,7 @@ def start(
     recipe: str,
     wishes: Mapping[str, Any],
     workers: int,
+    began: float | None = None,
 ) -> Model:
     """Read the pairs, part them, choose a configuration, train; see `api.train`.
 
@@ -43,7 +45,9 @@ def start(
         hardware: what trains.
         recipe, wishes: see `recipes.resolve`.
         workers: threads that decode and prepare batches.
+        began: `time.monotonic()` at which the command began, for a run that keeps a time.
     """
+    began = time.monotonic() if began is None else began
     say(f"Computing on: {hardware.reason}")
     whole, problems = read_pairs(data, workers)
     chosen = _chosen(data.validation_files, whole.names, problems)
@@ -63,7 +67,8 @@ def start(
     rule = split_rule(data, grouping)
     training, validation = (whole.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
-    trainer = _plan(Trainer(config, training, validation, hardware, run), workers)
+    trainer = Trainer(config, training, validation, hardware, run, began=began)
+    trainer = _plan(trainer, workers, began)
     groups = None if grouping is None else grouping.of
     write_split(run, training, validation, problems, rule=rule, groups=groups)
     trainer.config.write(run / "config.toml")  # last: it makes this a run folder
@@ -72,7 +77,8 @@ def start(
 
 
 def resume(run: Path, workers: int) -> Model:
-    """Continue a run exactly; see `api.train`."""
+    """Continue a run; see `api.train`."""
+    began = time.monotonic()
     if not (run / "config.toml").exists():
         raise ConfigError(
             f"{run}: no run folder to resume, or one that was stopped before training began; start "
@@ -94,7 +100,7 @@ def resume(run: Path, workers: int) -> Model:
     training, validation = (
         whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
     )
-    trainer = Trainer(config, training, validation, hardware, run)
+    trainer = Trainer(config, training, validation, hardware, run, began=began)
     trainer.restore()
     say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
     return _finish(trainer, workers, left_out)
@@ -121,8 +127,8 @@ def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> 
     return stems
 
 
-def _plan(trainer: Trainer, workers: int) -> Trainer:
-    """Fit the schedule to the time asked for, if one was; after this a run is deterministic."""
+def _plan(trainer: Trainer, workers: int, began: float) -> Trainer:
+    """Fit the schedule to the time asked for, if one was."""
     seconds = trainer.config.training.time
     if seconds is None:
         return trainer
@@ -131,7 +137,8 @@ def _plan(trainer: Trainer, workers: int) -> Trainer:
     values = plan(trainer, seconds, workers=workers)
     values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
     planned = trainer.config.replace("training", reason, **values)
-    return Trainer(planned, trainer.training, trainer.validation, trainer.hardware, trainer.run)
+    parts = trainer.training, trainer.validation
+    return Trainer(planned, *parts, trainer.hardware, trainer.run, began=began)
 
 
 def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Model:
@@ -164,8 +171,8 @@ def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Mode
 def _tune(trainer: Trainer) -> None:
     """Choose threshold and the like on the validation part, and put them into the model file.
 
-    Averaging is measured where its passes cost about 5% of the training: 8 for each pixel, and
-    three times that for a pixel of a training step.
+    Averaging is measured on as many images as its passes would take `TUNING` of the training's time
+    for: 8 for each pixel, where a training step takes as long as 3.
     """
     recipe = trainer.config.training
     model = load(trainer.run, device=recipe.device, precision=recipe.precision, engine="pytorch")
@@ -176,7 +183,7 @@ def _tune(trainer: Trainer) -> None:
         model.card,
         trainer.validation,
         seed=recipe.seed,
-        tta_pixels=trained * 3 // (8 * 20),
+        tta_pixels=int(trained * 3 / 8 * TUNING),
     )
     save_card(model.path, model.card.model_copy(update={"tuned": tuned}))
     for line in words(tuned):

@@ -1,0 +1,145 @@
+"""A run that keeps a time: its plan, and how it follows the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from making import WORDS, easy, trainer
+
+from contorno.cli import main
+from contorno.config import read_config
+from contorno.data.batches import Batch
+from contorno.errors import Interrupted
+from contorno.signals import StopRequest
+from contorno.train import after, fit, plan
+from contorno.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return easy(tmp_path_factory.mktemp("discs"), 10)  # 8 to train on, 2 to validate
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("recipe", ["auto", "classic"])
+def test_a_plan_fits_the_time_and_leaves_the_weights(
+    discs: Path, tmp_path: Path, recipe: str
+) -> None:
+    new = trainer(discs, tmp_path, recipe=recipe)
+    before = {key: value.clone() for key, value in new.segmenter.state_dict().items()}
+    plans = [plan(new, seconds, workers=0) for seconds in (1e-6, 2.0, 200.0)]
+    for planned in plans:
+        assert planned["epochs"] >= 1
+        assert 1 <= planned["steps_per_epoch"] <= new.sampler.steps
+        assert 1 <= planned["validate_every"] <= planned["epochs"]
+    totals = [planned["epochs"] * planned["steps_per_epoch"] for planned in plans]
+    assert totals[0] < totals[1] < totals[2]
+    after = new.segmenter.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_time_fills_the_schedule(discs: Path, tmp_path: Path) -> None:
+    words = [w for w in WORDS if w not in ("--widths", "4,8")]
+    assert (
+        main(
+            [
+                "train",
+                str(discs / "images"),
+                str(discs / "masks"),
+                *words,
+                "--widths",
+                "4",
+                "--time",
+                "1s",
+                "--out",
+                str(tmp_path / "run"),
+                "--workers",
+                "0",
+            ]
+        )
+        == 0
+    )
+    config = read_config(tmp_path / "run" / "config.toml")
+    assert config.training.time == 1
+    assert config.training.patience == 0
+    records = log(tmp_path / "run")
+    assert len(records) == records[-1]["epochs"]
+    assert "speed measured here" in config.reasons["training.epochs"]
+
+
+class Clock:
+    """Stands in for the machine's clock: only steps and validations take time on it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for name in ("train", "trainer"):
+            module = import_module(f"contorno.{name}")  # contorno.train itself is the function
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def count(self, new: Trainer, step: Callable[[], float], validation: float) -> None:
+        """Let a trainer's steps and validations take these seconds."""
+        real_step, real_validate = new.step, new.validate
+
+        def slow_step(batch: Batch) -> float:
+            self.now += step()
+            return real_step(batch)
+
+        def slow_validate(stop: StopRequest) -> Any:
+            self.now += validation
+            return real_validate(stop)
+
+        new.step, new.validate = slow_step, slow_validate  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("later", [1.0, 3.0, 0.4])  # seconds of a step, once a third is over
+def test_the_time_is_kept_as_the_machine_changes(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: float
+) -> None:
+    clock, budget = Clock(monkeypatch), 300.0
+    new = trainer(discs, tmp_path, time=budget, epochs=60, patience=0, validate_every=2)
+    clock.count(new, lambda: 1.0 if clock.now < 100 else later, validation=4.0)
+    fit(new, workers=0)
+    ended = clock.now + after(budget, 4.0)
+    one = 2 * later + 4.0  # an epoch with its validation
+    assert budget - 2 * one <= ended <= budget + one
+    records = log(tmp_path)
+    assert records[-1]["learning_rate"] < 0.05 * max(r["learning_rate"] for r in records)
+    assert records[-1]["validation_dice"] >= 0  # the last one is validated
+
+
+def test_a_resumed_run_keeps_the_rest_of_its_time(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, wishes = Clock(monkeypatch), {"time": 200.0, "epochs": 100, "patience": 0}
+    first = trainer(discs, tmp_path, **wishes)
+    clock.count(first, lambda: 1.0, validation=0.0)
+    count = first.step
+
+    def stopping(batch: Batch) -> float:
+        if clock.now == 60:
+            os.kill(os.getpid(), signal.SIGINT)
+        return count(batch)
+
+    first.step = stopping  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        fit(first, workers=0)
+    spent, clock.now = clock.now, 10_000.0  # hours later
+    again = trainer(discs, tmp_path, **wishes)
+    clock.count(again, lambda: 1.0, validation=0.0)
+    again.restore()
+    assert again.spent == spent
+    fit(again, workers=0)
+    whole = spent + clock.now - 10_000 + after(200.0, 0.0)
+    assert abs(whole - 200) <= 4
