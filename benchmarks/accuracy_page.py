@@ -126,7 +126,8 @@ def label(cell: dict[str, Any]) -> str:
 def row(cell: dict[str, Any]) -> str:
     dice, iou, boundary = (cell["per_image"][key] for key in ("dice", "iou", "boundary_f"))
     return (
-        f"| {label(cell)} | {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f}) | {iou['mean']:.3f} "
+        f"| {label(cell)} | {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f}) "
+        f"| {iou['mean']:.3f} "
         f"| {cell['pooled']['dice']['value']:.3f} | {boundary['mean']:.3f} | {cell['steps']} "
         f"| {cell['pixels'] / 1e6:.1f} | {cell['training_seconds']:.0f} | {cell['seconds']:.0f} |"
     )
