@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -123,16 +124,23 @@ def measure(cell: Cell, data: Path, out: Path, peers: str | None) -> dict[str, A
         "seed": cell.seed,
         "machine": machine(),
     }
-    began = time.perf_counter()
+    began, used = time.perf_counter(), processor_time()
     try:
         if cell.method == "contorno":
             report = contorno(cell, shared, work)
         else:
             report = peer(cell, shared, work, str(peers))
-        scores = scored(shared, work / "masks", list(SETS[cell.set].values()))
+        report["seconds"] = round(time.perf_counter() - began, 1)
+        report["processor_seconds"] = round(processor_time() - used, 1)
+        return about | report | scored(shared, work / "masks", list(SETS[cell.set].values()))
     except Failed as reason:
         return about | {"failed": str(reason)}
-    return about | {"seconds": round(time.perf_counter() - began, 1)} | report | scores
+
+
+def processor_time() -> float:
+    """Of all commands that have ended: beside the seconds it shows what was disturbed."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class Failed(Exception):

@@ -51,7 +51,8 @@ three.
 - The time is that of the training: a peer's clock starts at its first step, so that planning,
   preprocessing, caching and start-up cost it nothing; contorno's is its `--time`. Every peer
   trains in float32, as it does on a CPU unless it is changed. The seconds of whole commands are in
-  the second table.
+  the second table, and so are the processors that a cell kept busy: few of them tell of a
+  measurement that something else disturbed.
 - Dice is the mean over the test images; of three classes the two that are not background are
   scored, and an image's figure is their mean. Both empty counts 1, one empty 0.
 - With several seeds the figure is their mean, with the lowest and the highest.
@@ -107,8 +108,8 @@ def details(cells: list[dict[str, Any]], budgets: list[str], methods: list[str])
     """One row for each cell: intervals, other figures, steps and seconds."""
     rows = [
         "| set, budget, method, seed | Dice (95% over images) | IoU | pooled Dice | boundary F "
-        "| steps | training Mpx | training, s | whole, s |",
-        "|---" * 9 + "|",
+        "| steps | training Mpx | training, s | whole, s | cores busy |",
+        "|---" * 10 + "|",
     ]
     for name in SETS:
         for budget in budgets:
@@ -129,5 +130,6 @@ def row(cell: dict[str, Any]) -> str:
         f"| {label(cell)} | {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f}) "
         f"| {iou['mean']:.3f} "
         f"| {cell['pooled']['dice']['value']:.3f} | {boundary['mean']:.3f} | {cell['steps']} "
-        f"| {cell['pixels'] / 1e6:.1f} | {cell['training_seconds']:.0f} | {cell['seconds']:.0f} |"
+        f"| {cell['pixels'] / 1e6:.1f} | {cell['training_seconds']:.0f} | {cell['seconds']:.0f} "
+        f"| {cell['processor_seconds'] / cell['seconds']:.1f} |"
     )
