@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from accuracy_page import accuracy
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BAD = ("silently wrong", "crash", "hang")
@@ -405,6 +407,7 @@ def interval(figure: dict[str, Any], key: str) -> str:
 SECTIONS = {
     "demo": demo,
     "real_sets": real_sets,
+    "accuracy": accuracy,
     "classic": classic,
     "check": check,
     "depths": depths,

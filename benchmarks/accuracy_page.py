@@ -1,0 +1,135 @@
+"""The section of docs/benchmarks.md that accuracy.json makes; called by page.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import mean
+from typing import Any
+
+from accuracy_sets import SETS
+
+METHODS = {
+    "contorno": "`contorno train --time`, then `contorno predict`, no other option",
+    "nnunet": "nnU-Net v2, `2d`, its own plan, augmentation, loss and optimiser; fold `all`, so it "
+    "trains on every image of the list; iterations cut to the time, with the poly schedule run to "
+    "its end in it; mirrored tiles in inference, as is its default",
+    "nnunet_small": "the same, planned for 1 GB in place of 8: smaller batches and patches, so "
+    "more iterations",
+    "R1": "the notebook with transposed convolutions: 512 x 512, MSE, Adam, batches of 4, eager "
+    "float32, widths 64 to 1024; with three classes, one output for each and the largest wins",
+    "R2": "the notebook with bilinear up-sampling, otherwise the same",
+    "monai": "MONAI's 2-D tutorial: UNet of 16 to 256 channels, crops of 96 half of which are "
+    "centred on foreground, flips, turns, DiceCELoss, Adam 1e-3, sliding windows",
+    "smp": "segmentation_models.pytorch's CamVid example: Unet with resnet34, crops of 320, its "
+    "augmentation, Dice loss, Adam 2e-4, cosine; ImageNet weights were not at hand, so it starts "
+    "from random ones, which its users would not do",
+}
+
+
+def accuracy(results: dict[str, Any]) -> str:
+    cells = list(results["cells"].values())
+    if not cells:
+        return ""
+    used = [name for name in METHODS if any(cell["method"] == name for cell in cells)]
+    methods = [name for name in METHODS if name in used or name != "nnunet_small"]
+    budgets = sorted({cell["budget"] for cell in cells}, key=amount)
+    timed = [budget for budget in budgets if not budget.endswith("pixels")]
+    counted = [budget for budget in budgets if budget.endswith("pixels")]
+    arms = "\n".join(f"- {name}: {METHODS[name]}." for name in methods)
+    machines = "; ".join(sorted({cell["machine"] for cell in cells}))
+    parts = [
+        f"""## The best mask for the time
+
+`python benchmarks/accuracy.py DATA --out WORK --peers PYTHON --budgets {" ".join(timed) or "5m"}`:
+every method trains on the same list of images for the same wall-clock time on the same machine, on
+the CPU, and draws the masks of the test list as PNG; one function scores all of them from these
+files. All get the same lossless files, in which a mask value is the nearest of the set's two or
+three.
+
+{arms}
+
+- The time is that of the training: a peer's clock starts at its first step, so that planning,
+  preprocessing, caching and start-up cost it nothing; contorno's is its `--time`. Every peer
+  trains in float32, as it does on a CPU unless it is changed. The seconds of whole commands are in
+  the second table, and so are the processors that a cell kept busy: few of them tell of a
+  measurement that something else disturbed.
+- Dice is the mean over the test images; of three classes the two that are not background are
+  scored, and an image's figure is their mean. Both empty counts 1, one empty 0.
+- With several seeds the figure is their mean, with the lowest and the highest.
+- The test lists chose nothing in any recipe.
+
+Machine: {machines}."""
+    ]
+    for words, columns in (("time", timed), ("training pixels", counted)):
+        if columns:
+            parts += [table(cells, columns, methods, words), details(cells, columns, methods)]
+    if failed := [cell for cell in cells if "failed" in cell]:
+        parts.append("\n".join(f"- Failed: {label(c)}: `{c['failed']}`" for c in failed))
+    return "\n\n".join(parts) + "\n"
+
+
+def amount(budget: str) -> float:
+    if budget.endswith("pixels"):
+        return float(budget.split()[0])
+    return float(budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[budget[-1]]
+
+
+def shown(budget: str) -> str:
+    return f"{amount(budget) / 1e6:.0f} Mpx" if budget.endswith("pixels") else budget
+
+
+def of(cells: Iterable[dict[str, Any]], *key: str) -> list[dict[str, Any]]:
+    """Cells of a set, a budget and a method."""
+    return [c for c in cells if (c["set"], c["budget"], c["method"]) == key]
+
+
+def table(cells: list[dict[str, Any]], budgets: list[str], methods: list[str], words: str) -> str:
+    """Mean Dice: rows are sets x budgets, columns methods."""
+    rows = [f"| set | {words} | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
+    for name in SETS:
+        for budget in budgets:
+            found = (figure(of(cells, name, budget, method)) for method in methods)
+            rows.append(f"| {name} | {shown(budget)} | " + " | ".join(found) + " |")
+    return "\n".join(rows)
+
+
+def figure(cells: list[dict[str, Any]]) -> str:
+    if not cells:
+        return "not measured"
+    dice = [cell["per_image"]["dice"]["mean"] for cell in cells if "failed" not in cell]
+    if not dice:
+        return "failed"
+    spread = f" ({min(dice):.3f} to {max(dice):.3f}, {len(dice)} seeds)" if len(dice) > 1 else ""
+    failed = len(cells) - len(dice)
+    return f"{mean(dice):.3f}{spread}" + (f", {failed} failed" if failed else "")
+
+
+def details(cells: list[dict[str, Any]], budgets: list[str], methods: list[str]) -> str:
+    """One row for each cell: intervals, other figures, steps and seconds."""
+    rows = [
+        "| set, budget, method, seed | Dice (95% over images) | IoU | pooled Dice | boundary F "
+        "| steps | training Mpx | training, s | whole, s | cores busy |",
+        "|---" * 10 + "|",
+    ]
+    for name in SETS:
+        for budget in budgets:
+            for method in methods:
+                for cell in of(cells, name, budget, method):
+                    if "failed" not in cell:
+                        rows.append(row(cell))
+    return "\n".join(rows)
+
+
+def label(cell: dict[str, Any]) -> str:
+    return f"{cell['set']}, {shown(cell['budget'])}, {cell['method']}, {cell['seed']}"
+
+
+def row(cell: dict[str, Any]) -> str:
+    dice, iou, boundary = (cell["per_image"][key] for key in ("dice", "iou", "boundary_f"))
+    return (
+        f"| {label(cell)} | {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f}) "
+        f"| {iou['mean']:.3f} "
+        f"| {cell['pooled']['dice']['value']:.3f} | {boundary['mean']:.3f} | {cell['steps']} "
+        f"| {cell['pixels'] / 1e6:.1f} | {cell['training_seconds']:.0f} | {cell['seconds']:.0f} "
+        f"| {cell['processor_seconds'] / cell['seconds']:.1f} |"
+    )
