@@ -31,7 +31,7 @@ from contorno.images import read_image
 from contorno.losses import LOSSES
 from contorno.schedule import learning_rate
 from contorno.train import fit
-from contorno.trainer import Trainer
+from contorno.trainer import Trainer, Validation
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_cooling_begins_early_when_nothing_gets_better(
     discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stuck(new: Trainer) -> Trainer:
-        new.validate = lambda stop: (0.5, 0.1)  # type: ignore[method-assign]
+        new.validate = lambda stop: Validation(0.5, 0.1, 0.3, 0.3)  # type: ignore[method-assign]
         return new
 
     wishes = {"epochs": 60, "patience": 4, "learning_rate": 1e-3, "warmup": 0.0}

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from contorno.early import FirstSteps
 from contorno.engines import whole_image
 from contorno.errors import Interrupted
-from contorno.progress import Advance, bar, say
+from contorno.progress import Advance, bar, say, warn
 from contorno.runlog import RunLog
 from contorno.schedule import cool_if_stuck, fit_to_time, follow, validates
 from contorno.signals import StopRequest
@@ -50,13 +51,13 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
     log = RunLog(trainer.run, classic=recipe.recipe == "classic")
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
-    pace = Pace(trainer)
+    pace, first = Pace(trainer), FirstSteps(warn, done=done)
     with StopRequest() as stop, bar("Training", position.epochs * steps, start=done) as advance:
         while position.epoch < position.epochs:
-            _train_epoch(trainer, stop, advance, workers)
+            _train_epoch(trainer, stop, advance, first, workers)
             record = _record(trainer)
             if validates(recipe, position):
-                record |= _validate_epoch(trainer, stop, pace)
+                record |= _validate_epoch(trainer, stop, pace, first)
             log.epoch(record)
             position.epoch, position.step = position.epoch + 1, 0
             position.loss = position.seconds = 0.0
@@ -64,29 +65,37 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
                 trainer.save()
 
 
-def _train_epoch(trainer: Trainer, stop: StopRequest, advance: Advance, workers: int) -> None:
+def _train_epoch(
+    trainer: Trainer, stop: StopRequest, advance: Advance, first: FirstSteps, workers: int
+) -> None:
     """The steps of the epoch that are still to be done."""
     position = trainer.position
     began = time.monotonic() - position.seconds
     for batch in trainer.sampler.batches(position.epoch, start=position.step, workers=workers):
-        position.loss += trainer.step(batch)
+        loss = trainer.step(batch)
+        position.loss += loss
         position.step += 1
         position.seconds = time.monotonic() - began
-        advance(_words(trainer), total=position.epochs * trainer.sampler.steps)
+        total = position.epochs * trainer.sampler.steps
+        advance(_words(trainer), total=total)
+        first.step(loss, total=total, seconds=trainer.spent)
         if stop.requested:
             _interrupt(trainer, stop)
         if trainer.unsaved() > SAVE_EVERY:
             trainer.save()
 
 
-def _validate_epoch(trainer: Trainer, stop: StopRequest, pace: Pace) -> dict[str, Any]:
+def _validate_epoch(
+    trainer: Trainer, stop: StopRequest, pace: Pace, first: FirstSteps
+) -> dict[str, Any]:
     """Score the model, keep it if it is the best, see when the run is to end; what to log."""
     began = time.monotonic()
     scores = trainer.validate(stop)
     if scores is None:
         _interrupt(trainer, stop)
-    dice, error = scores
-    better = trainer.keep_if_best(dice, error)
+    better = trainer.keep_if_best(scores.dice, scores.error)
+    total = trainer.position.epochs * trainer.sampler.steps
+    first.validated(scores.drawn, scores.true, total=total, seconds=trainer.spent)
     if cool_if_stuck(trainer.config.training, trainer.position):
         say(
             f"No better mask for {trainer.config.training.patience} epochs: annealing now, ending "
@@ -95,8 +104,8 @@ def _validate_epoch(trainer: Trainer, stop: StopRequest, pace: Pace) -> dict[str
     took = time.monotonic() - began
     pace.keep(took)
     return {
-        "validation_dice": dice,
-        "validation_loss": error,
+        "validation_dice": scores.dice,
+        "validation_loss": scores.error,
         "validation_seconds": round(took, 3),
         "best": better,
         "epochs": trainer.position.epochs,

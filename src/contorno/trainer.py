@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,21 @@ from contorno.schedule import Position, learning_rate
 from contorno.signals import StopRequest
 
 Array = NDArray[Any]
+
+
+class Validation(NamedTuple):
+    """Means over the validation images.
+
+    Args:
+        dice: of each image.
+        error: mean squared difference of probabilities and truth.
+        drawn, true: share of the pixels that are foreground, in the masks drawn and those given.
+    """
+
+    dice: float
+    error: float
+    drawn: float
+    true: float
 
 
 class Trainer:
@@ -234,9 +249,9 @@ class Trainer:
 
     # Validation and what is kept
 
-    def validate(self, stop: StopRequest) -> tuple[float, float] | None:
-        """Mean Dice per image and mean squared error over whole images; None when stopped."""
-        scores, errors = [], []
+    def validate(self, stop: StopRequest) -> Validation | None:
+        """Draw the masks of whole images and score them; None when stopped."""
+        scores, errors, drawn, true = [], [], [], []
         labels = self.training.labels
         for index in range(len(self.validation)):
             if stop.requested:
@@ -250,7 +265,9 @@ class Trainer:
             layers = zip(labels.layers(truth), labels.layers(classes), strict=True)
             scores.append(mean_dice(layers, valid))
             errors.append(self._squared_error(found, truth))
-        return float(np.mean(scores)), float(np.mean(errors))
+            drawn.append(np.mean(classes > 0))
+            true.append(np.mean((truth > 0) if valid is None else (truth > 0) & valid))
+        return Validation(*(float(np.mean(each)) for each in (scores, errors, drawn, true)))
 
     def _squared_error(self, found: Array, truth: Array) -> float:
         """Mean squared difference of probabilities (K, H, W) and the truth, where it counts."""

@@ -12,6 +12,7 @@ from contorno.config import DataConfig, read_config
 from contorno.data.check import look_at_set
 from contorno.data.groups import split
 from contorno.data.names import read_list
+from contorno.early import about_parts
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate
 from contorno.files import sweep
@@ -201,3 +202,5 @@ def _announce(trainer: Trainer) -> None:
         f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
+    for sentence in about_parts(trainer.training, trainer.validation):
+        warn(sentence)

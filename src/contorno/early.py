@@ -1,0 +1,148 @@
+"""Early words: what looks wrong before much time is spent. They change nothing.
+
+Before training, from the two parts of the data: whether validation is too small to tell, or unlike
+the training part. Once the first `SHARE` of a run, or its first minute, is over: whether the loss
+stands still, or masks come out empty or full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+
+from contorno.data.dataset import Dataset
+
+Array = NDArray[np.float64]
+SHARE = 0.05  # of the steps
+MINUTE = 60.0  # seconds, if these are over first
+_LEAST_STEPS = 20  # a loss tells nothing before
+_FEW = 6  # images: fewer are not tuned on either
+_FALL = 0.02  # of the loss: less is none
+_DOUBT = 1e-3  # chance of such a difference where there is none
+_APART = 0.85  # chance that an image of one part has more than one of the other: less is no matter
+
+
+def about_parts(training: Dataset, validation: Dataset) -> list[str]:
+    """Sentences on a validation part that tells little, or of something else."""
+    words = []
+    if len(validation) < _FEW:
+        words.append(
+            f"Validation has {len(validation)} image(s), too few to tell a good model from a lucky "
+            "one: read its Dice with care, or give it more (--validation 0.3)."
+        )
+    unlike = [
+        f"{name} {'more' if more > 0.5 else 'less'} in {max(more, 1 - more):.0%} of all pairs"
+        for name, of in _PROPERTIES.items()
+        if (more := _more(of(training), of(validation))) is not None
+    ]
+    if unlike:
+        words.append(
+            "The validation images are unlike those for training: "
+            f"{', '.join(unlike)}. Its Dice says how the model does on such images, and it chooses "
+            "the model; if that is not meant, leave the choice to contorno."
+        )
+    return words
+
+
+def _more(training: Array, validation: Array) -> float | None:
+    """How often a validation image has more than one for training, if that is no chance."""
+    if min(len(training), len(validation)) < _FEW:
+        return None
+    test = mannwhitneyu(validation, training)
+    share = float(test.statistic) / (len(training) * len(validation))
+    return share if test.pvalue < _DOUBT and abs(share - 0.5) > _APART - 0.5 else None
+
+
+def _brightness(part: Dataset) -> Array:
+    means = []
+    for facts in part.facts:
+        assert facts.statistics is not None  # `load` asks for them
+        means.append(np.mean(facts.statistics.sums) / facts.pixels)
+    return np.array(means)
+
+
+def _contrast(part: Dataset) -> Array:
+    spreads = []
+    for facts in part.facts:
+        assert facts.statistics is not None
+        mean = np.array(facts.statistics.sums) / facts.pixels
+        square = np.array(facts.statistics.squares) / facts.pixels
+        spreads.append(np.sqrt(np.maximum(square - mean**2, 0)).mean())
+    return np.array(spreads)
+
+
+_PROPERTIES: dict[str, Callable[[Dataset], Array]] = {
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "foreground": lambda part: np.array([part.foreground_share(i) for i in range(len(part))]),
+}
+
+
+class FirstSteps:
+    """Watches the beginning of a run, and speaks once about each thing.
+
+    Args:
+        say: what to speak with.
+        done: steps that lie behind; a run that is resumed beyond its beginning is not watched.
+    """
+
+    def __init__(self, say: Callable[[str], None], *, done: int = 0) -> None:
+        self._say, self._done = say, done
+        self._losses: list[float] = []
+        self._watching = {"loss", "masks"} if done < _LEAST_STEPS else set()
+
+    def step(self, loss: float, *, total: int, seconds: float) -> None:
+        """Call after each step.
+
+        Args:
+            loss: of the step.
+            total: steps of the whole run.
+            seconds: since the run began.
+        """
+        if "loss" not in self._watching:
+            return
+        self._done += 1
+        self._losses.append(loss)
+        if not self._over(total, seconds):
+            return
+        self._watching.discard("loss")
+        if flat(self._losses):
+            self._say(
+                f"After {self._done} steps the loss has hardly moved from "
+                f"{np.mean(self._losses):.4f}. If it stays so, look whether the masks belong to "
+                "their images (contorno check), and try another --learning-rate."
+            )
+
+    def validated(self, drawn: float, true: float, *, total: int, seconds: float) -> None:
+        """Call after each validation.
+
+        Args:
+            drawn, true: shares of the validation pixels that are foreground in the masks drawn, and
+                in those given.
+            total, seconds: as in `step`.
+        """
+        if "masks" not in self._watching or not self._over(total, seconds):
+            return
+        self._watching.discard("masks")
+        if drawn in (0, 1) and drawn != true:
+            self._say(
+                f"After {self._done} steps every validation mask is still "
+                f"{'full' if drawn else 'empty'}, while {true:.2%} of the pixels are foreground. "
+                "Rare or thin objects need longer; if it stays so, look at the masks (contorno "
+                "check) and give more --time."
+            )
+
+    def _over(self, total: int, seconds: float) -> bool:
+        enough = self._done >= SHARE * total or seconds > MINUTE
+        return self._done >= _LEAST_STEPS and enough
+
+
+def flat(losses: Sequence[float]) -> bool:
+    """Whether the last half of the losses is not lower than the first, but for noise."""
+    middle = len(losses) // 2
+    before, after = np.array(losses[:middle]), np.array(losses[middle:])
+    fall = before.mean() - after.mean()
+    return bool(fall < _FALL * abs(before.mean()))
