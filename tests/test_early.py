@@ -19,8 +19,9 @@ def pairs(root: Path, lights: list[float], size: list[int] | None = None) -> Dat
     for index, light in enumerate(lights):
         mask = np.zeros((32, 32), np.uint8)
         edge = size[index] if size else int(rng.integers(4, 20))
+        noise = rng.normal(light, 20, (32, 32))
         mask[4 : 4 + edge, 4 : 4 + edge] = 255
-        save(root / "images" / f"p{index:02}.png", rng.normal(light, 20, (32, 32)).clip(0, 255))
+        save(root / "images" / f"p{index:02}.png", noise.clip(0, 255).astype(np.uint8))
         save(root / "masks" / f"p{index:02}.png", mask)
     return read_all(root)
 
