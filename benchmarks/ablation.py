@@ -20,9 +20,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from accuracy_sets import SETS
 from page import RESULTS, machine
 
-SETS = ("isbi2012_em", "dsb2018_stage1", "epfl_roads", "crackforest", "wbc_dataset2")
 WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
     "recipe": {},
     "base 16": {"widths": (16, 32, 64, 128, 256)},
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--time", default="3m")
-    parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--changes", nargs="+", default=list(WISHES), choices=list(WISHES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args()

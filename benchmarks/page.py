@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ablation_page import ablation
 from accuracy_page import accuracy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -408,6 +409,7 @@ SECTIONS = {
     "demo": demo,
     "real_sets": real_sets,
     "accuracy": accuracy,
+    "ablation": ablation,
     "classic": classic,
     "check": check,
     "depths": depths,
