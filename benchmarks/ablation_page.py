@@ -17,9 +17,9 @@ def ablation(results: dict[str, Any]) -> str:
     tables = "\n\n".join(_table([c for c in cells if c["time"] == time], time) for time in times)
     return f"""## What each part of the recipe is worth
 
-`python benchmarks/ablation.py DATA --out RUNS`: best validation Dice of runs of the same time with one
-value changed, trained and validated on the train lists alone. Means over seeds, in brackets their lowest
-and highest; a seed parts the list in its own way. Machine: {results["machine"]}.
+`python benchmarks/ablation.py DATA --out RUNS`: best validation Dice of runs of the same time with
+one value changed, trained and validated on the train lists alone. Means over seeds, in brackets
+their lowest and highest; a seed parts the list in its own way. Machine: {results["machine"]}.
 
 {tables}
 
@@ -59,8 +59,8 @@ def budgets(cells: Sequence[Cell]) -> str:
     shares = [o / want for o, want in zip(off, asked, strict=True)]
     return f"""### How `--time` is kept
 
-The whole command of the {len(cells)} runs above, from starting Python to the report, against the time
-asked for: median {median(shares):+.1%}, {min(shares):+.1%} to {max(shares):+.1%}; in seconds
+The whole command of the {len(cells)} runs above, from starting Python to the report, against the
+time asked for: median {median(shares):+.1%}, {min(shares):+.1%} to {max(shares):+.1%}; in seconds
 {min(off):+.1f} to {max(off):+.1f}. Within 5% or 10 s: {kept} of {len(cells)}.
 """
 
