@@ -24,7 +24,7 @@ from contorno.trainer import Trainer
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
 
 
-def fit(trainer: Trainer, *, workers: int = 2) -> None:
+def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
     """Train from the trainer's position to the end of its schedule.
 
     Writes model.safetensors (the best), log.jsonl and state/ in the run folder.
@@ -32,6 +32,7 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
     Args:
         trainer: new or restored.
         workers: threads that prepare batches.
+        title: of the progress bar.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
@@ -44,7 +45,7 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
     log = RunLog(trainer.run, classic=recipe.recipe == "classic")
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
-    with StopRequest() as stop, bar("Training", position.epochs * steps, start=done) as advance:
+    with StopRequest() as stop, bar(title, position.epochs * steps, start=done) as advance:
         while position.epoch < position.epochs:
             _train_epoch(trainer, stop, advance, workers)
             record = _record(trainer)
