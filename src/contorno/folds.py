@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,15 @@ from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
 from contorno.report import write_report
 from contorno.runfolder import read_split
+from contorno.suspects import RULE, Suspicion, write_suspects
 from contorno.trainer import Trainer
 from contorno.training import begin, finish, read_again, read_material, restored
 from contorno.tune import Part, tune_parts, words
 
 SCORED_ON = (
     "all {images} training images, each by the one of {folds} models that was not trained on it "
-    "(it chose that model's best epoch, and all together chose what was tuned: expect a little "
-    "optimism; new images are drawn by the mean of the models)"
+    "(they chose its best epoch, and all together what was tuned: expect a little optimism; new "
+    "images are drawn by the mean of the models)"
 )
 
 
@@ -175,6 +177,9 @@ def read_plan(run: Path) -> Plan:
             f"{run / PLAN}: not as contorno wrote it ({error.error_count()} value(s) not "
             "understood); restore it, or start the run again"
         ) from None
+    strange = [name for name in plan.pairs if Path(name).name != name]
+    if strange:  # names become file names in the run folder, and must stay there
+        raise InputError(f"{run / PLAN}: {strange[0]!r} is no stem of a file")
     if sorted(name for part in plan.parts for name in part) != sorted(plan.pairs):
         raise InputError(f"{run / PLAN}: its folds do not hold every pair once; restore it")
     return plan
@@ -282,6 +287,7 @@ def _together(run: Path, plan: Plan, whole: Dataset) -> Model:
     card = _card(run, plan, whole, models, parts)
     write_ensemble(run, card, files)
     model = load(run, **options)
+    watch = Suspicion()
     results = evaluate_parts(
         parts,
         card,
@@ -289,7 +295,11 @@ def _together(run: Path, plan: Plan, whole: Dataset) -> Model:
         model=model.about(),
         scored_on=SCORED_ON.format(images=len(whole), folds=count),
         problems=_problems(plan),
+        watch=watch,
     )
+    suspects = watch.ranked()
+    listed = write_suspects(run, suspects)
+    results |= {"suspects": {"rule": RULE, "images": [asdict(one) for one in suspects]}}
     results["folds"] = _figures(plan, results)
     write_text(run / "results.json", json.dumps(results, indent=1))
     page = write_report(run / "results.json")
@@ -298,6 +308,7 @@ def _together(run: Path, plan: Plan, whole: Dataset) -> Model:
         f"Out-of-fold Dice {results['per_image']['dice']['mean']:.4f} (mean over "
         f"{len(results['images'])} images; folds {low:.4f} to {high:.4f})"
     )
+    say(f"Which masks to look at first: {listed}")
     say(f"Model:  {run} (the mean of {count} models)\nReport: {page}")
     return model
 
