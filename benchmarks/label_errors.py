@@ -1,7 +1,7 @@
 """Are masks that were spoilt on purpose among the first that `train --folds` suspects?
 
     python benchmarks/label_errors.py DATA/dsb2018_stage1 --out SCRATCH [--time 10m] [--folds 5]
-        [--images 150] [--share 0.1] [--seed 0]
+        [--images 150] [--share 0.1] [--seed 0] [--epochs 8]
 
 Copies the set's train list to SCRATCH and spoils a tenth of its masks: shifted by about an object's
 radius, eroded, objects erased, or swapped with another image's mask. Trains with folds on that, and
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--time", default="10m")
+    parser.add_argument("--epochs", type=int, help="instead of a time, on a machine that is busy")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--images", type=int, default=150)
     parser.add_argument("--share", type=float, default=0.1)
@@ -45,11 +46,12 @@ def main() -> None:
     spoilt = copy(options.data, options.out, stems, options.share, options.seed)
     run = options.out / "run"
     words = ["train", str(options.out / "images"), str(options.out / "masks"), "--out", str(run)]
-    words += ["--folds", str(options.folds), "--time", options.time, "--seed", str(options.seed)]
+    words += ["--folds", str(options.folds), "--seed", str(options.seed)]
+    words += ["--epochs", str(options.epochs)] if options.epochs else ["--time", options.time]
     subprocess.run([sys.executable, "-m", "contorno", *words], check=True)
     settings = {
         "set": options.data.name,
-        "time": options.time,
+        "length": f"{options.epochs} epochs" if options.epochs else options.time,
         "folds": options.folds,
         "images": len(stems),
         "seed": options.seed,

@@ -28,11 +28,13 @@ SURE = 0.8  # a probability from which the model is sure, and 1 - SURE the one u
 RULE = (
     "For each image: 1 - 2 sum(py) / (sum(p) + sum(y)), where y is 1 inside the given mask and p "
     "is the probability that the model gives which was not trained on the image; the mean over the "
-    "classes that either holds. A twentieth of the median mask is added above and below, so that "
-    "next to nothing does not weigh against an empty mask."
+    "classes that either holds. So that next to nothing does not weigh against an empty mask, a "
+    "twentieth of the median mask is added above and below, and p below 0.05 counts as 0: there "
+    "are many such pixels in a large image."
 )
 _SMALL = 0.05  # of the median mask
-_MOST = 0.5  # of what is drawn or seen: more, and hardly anything fits
+_FAINT = 0.05  # probabilities below do not count
+_MOST = 0.75  # of what is drawn or seen: more, and hardly anything fits
 _PART = 0.1  # of the surely wrong pixels: less of a kind is not worth a word
 _OBJECTS = 0.5  # of the surely wrong pixels: as many in whole objects are what is wrong
 
@@ -99,6 +101,7 @@ class Suspicion:
 
 
 def _sums(p: Array, y: Array) -> _Sums:
+    p = np.where(p < _FAINT, 0, p)
     both = float(p[y].sum(dtype=np.float64))
     return _Sums(float(p.sum(dtype=np.float64)), int(np.count_nonzero(y)), both)
 
@@ -135,7 +138,7 @@ def _reason(y: Array, seen: Array, more: Array, less: Array, wrong: int, area: i
         return "empty, where the model is sure of an object"
     much, little = (int(part.sum()) > _PART * wrong for part in (more, less))
     if much and little and wrong > _MOST * area:
-        return "drawn elsewhere than where the model is sure of an object: shifted, or another's?"
+        return "drawn elsewhere than where the model is sure of an object"
     extra, _ = _whole(y, seen, more)
     lacking, pixels = _whole(seen, y, less)
     if lacking and pixels >= _OBJECTS * wrong:
