@@ -16,6 +16,7 @@ from contorno.suspects import NAME, Suspect, Suspicion, write_suspects
 Array = np.ndarray[Any, Any]
 SIZE = 64
 TWO = Labels()
+NOTHING = "no pixel on which the model is sure of the opposite"
 
 
 def discs(*places: tuple[int, int, int]) -> Array:
@@ -101,7 +102,7 @@ def test_score_and_share_are_those_of_their_definitions() -> None:
     row = one(given)
     assert row.score == pytest.approx(score, abs=1e-4)
     assert row.share == pytest.approx(wrong / (given | (p >= 0.8)).sum(), abs=1e-4)
-    assert one(CELLS) == Suspect("p", "p.png", one(CELLS).score, "", 0.0)
+    assert one(CELLS) == Suspect("p", "p.png", one(CELLS).score, NOTHING, 0.0)
 
 
 def test_large_objects_do_not_count_more() -> None:
@@ -138,7 +139,7 @@ def test_ignored_pixels_do_not_count() -> None:
     given = np.where(discs((44, 40, 14)), 255, CELLS.astype(np.uint8))  # the second cell
     assert labels.valid(given) is not None
     (row,) = look(("p", sure_of(CELLS), given), labels=labels)
-    assert (row.share, row.reason) == (0.0, "")
+    assert (row.share, row.reason) == (0.0, NOTHING)
     assert row.score < 0.1
 
 

@@ -177,8 +177,9 @@ def _suspects(results: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     """The masks that look most wrong, each with its picture."""
     rows = {image["name"]: image for image in results["images"]}
     listed = results.get("suspects", {}).get("images", [])
-    first = [one for one in listed if one["share"] > 0][:SUSPECTS]
-    return [{"suspect": one} | _case(rows[one["image"]], folder, results) for one in first]
+    return [
+        {"suspect": one} | _case(rows[one["image"]], folder, results) for one in listed[:SUSPECTS]
+    ]
 
 
 def _case(image: Mapping[str, Any], folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ RULE = (
     "twentieth of the median mask is added above and below, and p below 0.05 counts as 0: there "
     "are many such pixels in a large image."
 )
+_UNSURE = "no pixel on which the model is sure of the opposite"
 _SMALL = 0.05  # of the median mask
 _FAINT = 0.05  # probabilities below do not count
 _MOST = 0.75  # of what is drawn or seen: more, and hardly anything fits
@@ -83,7 +84,7 @@ class Suspicion:
             sums.append(_sums(p, y))
             marks.append(_words(p, y, valid))
         share, reason, which = max((*mark, i) for i, mark in enumerate(marks))
-        if reason and len(marks) > 1:
+        if share and len(marks) > 1:
             reason = f"{labels.scored[which]}: {reason}"
         self._seen.append((Suspect(row["name"], row["mask"], 0.0, reason, round(share, 4)), sums))
 
@@ -129,7 +130,7 @@ def _words(p: Array, y: Array, valid: Array | None) -> tuple[float, str]:
     wrong = int(more.sum()) + int(less.sum())
     area = int(np.count_nonzero(y | seen))
     if not wrong:
-        return 0.0, ""
+        return 0.0, _UNSURE
     return wrong / area, _reason(y, seen, more, less, wrong, area)
 
 
@@ -139,11 +140,11 @@ def _reason(y: Array, seen: Array, more: Array, less: Array, wrong: int, area: i
     much, little = (int(part.sum()) > _PART * wrong for part in (more, less))
     if much and little and wrong > _MOST * area:
         return "drawn elsewhere than where the model is sure of an object"
-    extra, _ = _whole(y, seen, more)
     lacking, pixels = _whole(seen, y, less)
     if lacking and pixels >= _OBJECTS * wrong:
         return f"{lacking} object(s) that the model is sure of are not drawn"
-    if extra and not little:
+    extra, pixels = _whole(y, seen, more)
+    if extra and pixels >= _OBJECTS * wrong:
         return f"{extra} object(s) drawn where the model is sure there is nothing"
     if much and little:
         return "the outline is drawn beside the one that the model is sure of"
