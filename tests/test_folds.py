@@ -357,8 +357,9 @@ def test_the_time_is_that_of_all_folds(run: Path, discs: Path, tmp_path: Path) -
 
 def test_options_that_contradict_folds_are_refused(discs: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a1")
-    with pytest.raises(ConfigError, match="both say what validates"):
-        train(discs, tmp_path / "run", validation_files=tmp_path / "list.txt")
+    for option in ({"validation_files": tmp_path / "list.txt"}, {"validation": 0.3}):
+        with pytest.raises(ConfigError, match=rf"folds and {next(iter(option))} both say what"):
+            train(discs, tmp_path / "run", **option)
     with pytest.raises(
         ConfigError, match=r"folds \(10\) must be from 2 to 9, the number of groups"
     ):

@@ -117,8 +117,10 @@ def start(
         recipe, wishes: see `recipes.resolve`; a time is that of all folds together.
         workers: threads that decode and prepare batches.
     """
-    if data.validation_files is not None:
-        raise ConfigError("folds and validation_files both say what validates: give one of the two")
+    usual = DataConfig.model_fields["validation"].default
+    if data.validation_files is not None or data.validation != usual:
+        name = "validation" if data.validation_files is None else "validation_files"
+        raise ConfigError(f"folds and {name} both say what validates: give one of the two")
     say(f"Computing on: {hardware.reason}")
     found = read_material(data, workers)
     grouping = found.grouping
@@ -133,7 +135,7 @@ def start(
     plan = Plan(
         data=data.model_copy(update={"validation": 1 / folds}),
         recipe=recipe,
-        wishes=json.loads(json.dumps(dict(wishes))),  # as it will be read again
+        wishes=json.loads(json.dumps(dict(wishes), default=str)),  # as it will be read again
         device=hardware.accelerator,
         precision="bf16" if hardware.bf16 else "32",
         upright=found.pairs.upright,
@@ -280,16 +282,12 @@ def _together(run: Path, plan: Plan, whole: Dataset) -> Model:
     say(f"\nAll {count} folds, each on the images that it was not trained on")
     files = [folder(run, fold) / "model.safetensors" for fold in range(count)]
     options = {"device": plan.device, "precision": plan.precision, "engine": "pytorch"}
-    models = [load(file, **options) for file in files]
-    parts: list[Part] = [
-        (model.engine, whole.subset(names)) for model, names in zip(models, plan.parts, strict=True)
-    ]
-    card = _card(run, plan, whole, models, parts)
+    card = _card(run, plan, whole, [load(file, **options) for file in files])
     write_ensemble(run, card, files)
     model = load(run, **options)
     watch = Suspicion()
     results = evaluate_parts(
-        parts,
+        _parts(plan, whole, model.members),
         card,
         run,
         model=model.about(),
@@ -303,19 +301,23 @@ def _together(run: Path, plan: Plan, whole: Dataset) -> Model:
     results["folds"] = _figures(plan, results)
     write_text(run / "results.json", json.dumps(results, indent=1))
     page = write_report(run / "results.json")
-    low, high = (f(row["dice"] for row in results["folds"]) for f in (min, max))
+    dice = [row["dice"] for row in results["folds"] if row["dice"] is not None]
     say(
         f"Out-of-fold Dice {results['per_image']['dice']['mean']:.4f} (mean over "
-        f"{len(results['images'])} images; folds {low:.4f} to {high:.4f})"
+        f"{len(results['images'])} images; folds {min(dice):.4f} to {max(dice):.4f})"
     )
     say(f"Which masks to look at first: {listed}")
     say(f"Model:  {run} (the mean of {count} models)\nReport: {page}")
     return model
 
 
-def _card(
-    run: Path, plan: Plan, whole: Dataset, models: Sequence[Model], parts: Sequence[Part]
-) -> ModelCard:
+def _parts(plan: Plan, whole: Dataset, models: Sequence[Model]) -> list[Part]:
+    """Each model's engine with the images that it was not trained on."""
+    each = zip(models, plan.parts, strict=True)
+    return [(model.engine, whole.subset(names)) for model, names in each]
+
+
+def _card(run: Path, plan: Plan, whole: Dataset, models: Sequence[Model]) -> ModelCard:
     """What holds for all folds, tuned on the images that each was not trained on."""
     recipe = read_config(folder(run, 0) / "config.toml").training
     provenance = {
@@ -326,9 +328,11 @@ def _card(
     }
     pooled = pooled_card([model.card for model in models])
     card = pooled.model_copy(update={"familiar": familiar(whole), "provenance": provenance})
-    tuned = tune_parts(parts, card, seed=recipe.seed) if recipe.tune else Tuned()
-    for line in words(tuned) if recipe.tune else ():
-        say(line)
+    tuned = Tuned()
+    if recipe.tune:
+        tuned = tune_parts(_parts(plan, whole, models), card, seed=recipe.seed)
+        for line in words(tuned):
+            say(line)
     return card.model_copy(update={"tuned": tuned})
 
 
@@ -340,6 +344,6 @@ def _figures(plan: Plan, results: Mapping[str, Any]) -> list[dict[str, Any]]:
         row["fold"] = fold_of[row["name"]]
         dice[row["fold"]].append(row["dice"])
     return [
-        {"fold": fold, "images": len(each), "dice": sum(each) / max(len(each), 1)}
+        {"fold": fold, "images": len(each), "dice": sum(each) / len(each) if each else None}
         for fold, each in dice.items()
     ]

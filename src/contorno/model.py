@@ -178,6 +178,11 @@ class EnsembleModel(Model):
         """The models whose probabilities are averaged."""
         return self._members
 
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the model: the engines of its members, which are loaded only once."""
+        return self._mean([member.engine for member in self._members])
+
     @property
     def run(self) -> Path | None:
         """The run folder of the folds."""
@@ -185,11 +190,10 @@ class EnsembleModel(Model):
 
     def open(self, engine: str, *, hardware: Hardware | None = None) -> Engine:
         """Another engine that runs every model, by its name; on their own hardware when None."""
-        return Ensemble(
-            [member.open(engine, hardware=hardware) for member in self._members],
-            temperature=self._temperature,
-            exclusive=self.card.exclusive,
-        )
+        return self._mean([member.open(engine, hardware=hardware) for member in self._members])
+
+    def _mean(self, engines: Sequence[Engine]) -> Engine:
+        return Ensemble(engines, temperature=self._temperature, exclusive=self.card.exclusive)
 
     def about(self) -> dict[str, Any]:
         """What results say of the model; its SHA-256 covers those of its members."""
