@@ -59,17 +59,28 @@ SPOILT = {
 }
 
 
+def good(count: int = 12) -> list[tuple[str, Array, Array]]:
+    """Masks that fit but for a pixel here and there, beside what a fair model sees."""
+    rows = []
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        mask = discs(*((*rng.integers(14, 50, 2).tolist(), int(rng.integers(6, 12))),) * 2)
+        rows.append((f"good{index:02}", sure_of(mask, slope=0.6), mask))
+    return rows
+
+
 @pytest.mark.parametrize("kind", SPOILT)
-def test_spoilt_masks_come_before_good_ones_and_hard_ones(kind: str) -> None:
-    good = ("good", sure_of(CELLS), CELLS)
-    hard = ("hard", sure_of(CELLS, slope=0.15), CELLS)  # the model is sure of nothing
+def test_spoilt_masks_come_before_good_ones(kind: str) -> None:
     bare = ("bare", np.full((1, SIZE, SIZE), 0.01, np.float32), np.zeros_like(CELLS))
-    rows = look(good, ("spoilt", sure_of(CELLS), SPOILT[kind]), bare, hard)
-    assert next(row.image for row in rows if row.image != "hard") == "spoilt"
-    assert rows[-1].image in ("good", "bare")
+    dim = ("dim", sure_of(CELLS, slope=0.6) * 0.4, CELLS)  # seen, but sure of nothing
+    rows = look(*good(), ("spoilt", sure_of(CELLS, slope=0.6), SPOILT[kind]), bare, dim)
+    order = [row.image for row in rows if row.image != "dim"]
+    assert order[0] == "spoilt"
     by_name = {row.image: row for row in rows}
-    assert by_name["good"].share == by_name["hard"].share == by_name["bare"].share == 0
+    assert by_name["dim"].share == by_name["bare"].share == 0
+    assert by_name["bare"].score < 2  # nothing is drawn, nothing is seen
     assert by_name["spoilt"].share > 0.1
+    assert by_name["spoilt"].score > 3
 
 
 @pytest.mark.parametrize(
@@ -89,35 +100,43 @@ def test_the_reason_says_what_was_done(kind: str, words: str) -> None:
 
 
 def test_score_and_share_are_those_of_their_definitions() -> None:
-    given = SPOILT["shifted"]
-    p = sure_of(CELLS)[0].astype(np.float64)
-    p[p < 0.05] = 0
-    small = 0.05 * given.sum()
-    score = 1 - (2 * p[given].sum() + small) / (p.sum() + given.sum() + small)
+    pairs = [*good(6), ("spoilt", sure_of(CELLS), SPOILT["eroded"])]
+    rows = {row.image: row for row in look(*pairs)}
+    fits = []
+    for _, found, given in pairs:
+        p = found[0].astype(np.float64)
+        correlation = np.corrcoef(p.ravel(), given.ravel())[0, 1]
+        little = 0.002 * SIZE * SIZE
+        ratio = np.log((given.sum() + little) / (p[p >= 0.05].sum() + little))
+        fits.append((correlation, ratio))
+    table = np.array(fits)
+    away = table - np.median(table, axis=0)
+    away /= np.maximum(1.4826 * np.median(np.abs(away), axis=0), (0.02, 0.05))
+    for (name, _, _), (lower, apart) in zip(pairs, away, strict=True):
+        assert rows[name].score == pytest.approx(max(-lower, abs(apart), 0), abs=1e-3)
+    p, given = sure_of(CELLS)[0], SPOILT["eroded"]
     wrong = sum(
         (p[i, j] >= 0.8) != given[i, j] and not 0.2 < p[i, j] < 0.8
         for i in range(SIZE)
         for j in range(SIZE)
     )
-    row = one(given)
-    assert row.score == pytest.approx(score, abs=1e-4)
-    assert row.share == pytest.approx(wrong / (given | (p >= 0.8)).sum(), abs=1e-4)
-    assert one(CELLS) == Suspect("p", "p.png", one(CELLS).score, NOTHING, 0.0)
+    share = wrong / (given | (p >= 0.8)).sum()
+    assert rows["spoilt"].share == pytest.approx(share, abs=1e-4)
+    assert one(CELLS) == Suspect("p", "p.png", 0.0, NOTHING, 0.0)
+    assert look() == []
 
 
-def test_large_objects_do_not_count_more() -> None:
-    large = np.kron(CELLS, np.ones((2, 2), bool))
-    small = one(SPOILT["shifted"]).score
-    twice = one(np.kron(SPOILT["shifted"], np.ones((2, 2), bool)), seen=large).score
-    assert twice == pytest.approx(small, abs=0.03)
+def test_a_model_that_sees_all_objects_too_small_suspects_none_of_them() -> None:
+    pairs = [(n, sure_of(ndimage.binary_erosion(y, iterations=2), 0.6), y) for n, _, y in good()]
+    rows = look(*pairs, ("spoilt", sure_of(CELLS, 0.6), SPOILT["shifted"]))
+    assert rows[0].image == "spoilt"
+    assert rows[0].score > 2 * rows[1].score
 
 
 def test_a_stain_does_not_weigh_against_an_empty_mask() -> None:
-    stain = sure_of(discs((30, 30, 2)))
-    empty = np.zeros_like(CELLS)
-    rows = look(("eroded", sure_of(CELLS), SPOILT["eroded"]), ("stain", stain, empty))
-    assert [row.image for row in rows] == ["eroded", "stain"]
-    assert rows[1].score < 0.5
+    stain = ("stain", sure_of(discs((30, 30, 1))), np.zeros_like(CELLS))
+    rows = look(*good(), ("erased", sure_of(CELLS), SPOILT["erased"]), stain)
+    assert rows[0].image == "erased"
 
 
 def test_exclusive_classes_name_the_class() -> None:
@@ -129,8 +148,10 @@ def test_exclusive_classes_name_the_class() -> None:
     truth = np.where(CELLS, 1, 0) + discs((16, 16, 4), (44, 40, 4))
     found = np.stack([(truth == k) * 0.96 + 0.02 for k in range(3)]).astype(np.float32)
     given = np.where(discs((16, 16, 4)), 1, truth)  # a nucleus is left out
-    rows = look(("good", found, truth), ("spoilt", found, given), labels=labels)
-    assert [row.image for row in rows] == ["spoilt", "good"]
+    fine = [(f"good{index}", found, truth) for index in range(3)]
+    rows = look(*fine, ("spoilt", found, given), labels=labels)
+    assert rows[0].image == "spoilt"
+    assert rows[0].score > rows[1].score == 0
     assert rows[0].reason.startswith("nucleus: 1 object(s) that the model is sure of")
 
 
@@ -140,16 +161,19 @@ def test_ignored_pixels_do_not_count() -> None:
     assert labels.valid(given) is not None
     (row,) = look(("p", sure_of(CELLS), given), labels=labels)
     assert (row.share, row.reason) == (0.0, NOTHING)
-    assert row.score < 0.1
 
 
 def test_the_list_is_written_in_order(tmp_path: Path) -> None:
-    rows = look(("a,b", sure_of(CELLS), CELLS), ("c", sure_of(CELLS), SPOILT["empty"]))
+    rows = look(
+        ("a,b", sure_of(CELLS), CELLS),
+        ("c", sure_of(CELLS), SPOILT["empty"]),
+        ("d", sure_of(CELLS), CELLS),
+    )
     path = write_suspects(tmp_path, rows)
     assert path.name == NAME
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [row["image"] for row in table] == ["c", "a,b"]
+    assert [row["image"] for row in table] == ["c", "a,b", "d"]
     assert list(table[0]) == ["rank", "image", "mask", "score", "reason", "share"]
     assert table[0]["rank"] == "1"
     assert float(table[0]["score"]) == rows[0].score

@@ -1,8 +1,9 @@
-"""Masks that may be wrong: those that a model which has not seen them disagrees with, most first.
+"""Masks that may be wrong: those that fit what a model sees worse than others of the set do.
 
-The score is the soft Dice that mask and probabilities fail to reach. A pixel counts against the
-mask by how sure the model is of the opposite, so an image that is hard, where the model is sure of
-nothing, stays low; and being a share of the area it does not grow with the size of the objects.
+Two things are asked of a mask, and each is compared with the rest of the set: whether it lies where
+the probabilities of a model that has not seen it are high (their correlation, which does not ask
+how high), and whether it is as large as they lead to expect. A model that is too sure, or sees all
+objects too small, is so on all images, and that moves no mask up the list; nor does a mask's size.
 Says only what looks wrong: whether the mask or the model is, is for people to see.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,18 @@ Array = NDArray[Any]
 NAME = "suspects.csv"
 SURE = 0.8  # a probability from which the model is sure, and 1 - SURE the one up to which
 RULE = (
-    "For each image: 1 - 2 sum(py) / (sum(p) + sum(y)), where y is 1 inside the given mask and p "
-    "is the probability that the model gives which was not trained on the image; the mean over the "
-    "classes that either holds. So that next to nothing does not weigh against an empty mask, a "
-    "twentieth of the median mask is added above and below, and p below 0.05 counts as 0: there "
-    "are many such pixels in a large image."
+    "Two figures of each mask, with the probabilities of the model that was not trained on it: the "
+    "correlation of mask and probability over the pixels of the image, and the logarithm of the "
+    "mask's area over the sum of the probabilities (0.2% of the image added to both; probabilities "
+    "below 0.05 count as 0). The score says how far the mask lies from the median of the set in "
+    "either, the correlation only below it, in standard deviations estimated from the median of "
+    "the distances; the larger one, of the class in which it is the largest."
 )
 _UNSURE = "no pixel on which the model is sure of the opposite"
-_SMALL = 0.05  # of the median mask
-_FAINT = 0.05  # probabilities below do not count
+_FAINT = 0.05  # probabilities below do not count: there are many such pixels in a large image
+_LITTLE = 0.002  # of the image: a smaller area says nothing of a mask's size
+_NORMAL = 1.4826  # standard deviations in a median distance of 1, where values are normal
+_LEAST = (0.02, 0.05)  # spreads of correlation and logarithm: where all masks are alike
 _MOST = 0.75  # of what is drawn or seen: more, and hardly anything fits
 _PART = 0.1  # of the surely wrong pixels: less of a kind is not worth a word
 _OBJECTS = 0.5  # of the surely wrong pixels: as many in whole objects are what is wrong
@@ -46,7 +50,7 @@ class Suspect:
 
     Args:
         image, mask: stem of the image, file of its mask.
-        score: see `RULE`; 0 to 1.
+        score: see `RULE`; 0 or more.
         reason: in words, what the model is sure of instead.
         share: of the pixels that are drawn or that the model sees, those on which it is sure of the
             opposite.
@@ -59,60 +63,71 @@ class Suspect:
     share: float
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over the pixels of one class in one image: probabilities, mask, and both."""
-
-    found: float
-    given: int
-    both: float
-
-
 class Suspicion:
     """Looks at every image of a set once, then ranks them."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Suspect, list[_Sums]]] = []
+        self._seen: list[tuple[Suspect, list[tuple[float, float]]]] = []
 
     def __call__(self, row: Mapping[str, Any], found: Array, truth: Array, labels: Labels) -> None:
         """Look at an image; see `evaluate.Watch`."""
         valid = labels.valid(truth)
         scored = found if len(found) == len(labels.scored) else found[1:]  # background comes first
-        sums, marks = [], []
+        fits, marks = [], []
         for one, given in zip(scored, labels.layers(truth), strict=True):
             p, y = (one, given) if valid is None else (np.where(valid, one, 0), given & valid)
-            sums.append(_sums(p, y))
+            fits.append((_correlation(p, y), _ratio(p, y)))
             marks.append(_words(p, y, valid))
         share, reason, which = max((*mark, i) for i, mark in enumerate(marks))
         if share and len(marks) > 1:
             reason = f"{labels.scored[which]}: {reason}"
-        self._seen.append((Suspect(row["name"], row["mask"], 0.0, reason, round(share, 4)), sums))
+        self._seen.append((Suspect(row["name"], row["mask"], 0.0, reason, round(share, 4)), fits))
 
     def ranked(self) -> list[Suspect]:
         """Every image, the most suspicious first."""
-        classes = zip(*(sums for _, sums in self._seen), strict=True)
-        small = [_SMALL * _median([one.given for one in each if one.given]) for each in classes]
-        rows = []
-        for suspect, sums in self._seen:
-            pairs = zip(sums, small, strict=True)
-            each = [_apart(one, c) for one, c in pairs if one.given or one.found > c]
-            score = float(np.mean(each)) if each else 0.0
-            rows.append(Suspect(**(asdict(suspect) | {"score": round(score, 4)})))
-        return sorted(rows, key=lambda row: (-row.score, row.image))
+        if not self._seen:
+            return []
+        table = np.array([fits for _, fits in self._seen])  # (images, classes, 2)
+        away = _away(table)
+        away[..., 0] = -away[..., 0]  # a mask that fits better than others is not suspicious
+        scores = np.maximum(away[..., 0], np.abs(away[..., 1])).max(axis=1).clip(0)
+        rows = [
+            replace(suspect, score=round(float(score), 3))
+            for (suspect, _), score in zip(self._seen, scores, strict=True)
+        ]
+        return sorted(rows, key=lambda row: (-row.score, -row.share, row.image))
 
 
-def _sums(p: Array, y: Array) -> _Sums:
-    p = np.where(p < _FAINT, 0, p)
-    both = float(p[y].sum(dtype=np.float64))
-    return _Sums(float(p.sum(dtype=np.float64)), int(np.count_nonzero(y)), both)
+def _away(table: Array) -> Array:
+    """Distance of each value from the median of its column, in robust standard deviations.
+
+    0 for what is not known (NaN), and where nothing is.
+    """
+    known = np.where(np.isfinite(table).any(axis=0), table, 0)
+    middle = np.nanmedian(known, axis=0)
+    spread = _NORMAL * np.nanmedian(np.abs(known - middle), axis=0)
+    return np.asarray(np.nan_to_num((known - middle) / np.maximum(spread, _LEAST)))
 
 
-def _median(values: Sequence[int]) -> float:
-    return float(np.median(values)) if values else 1.0
+def _correlation(p: Array, y: Array) -> float:
+    """Of a mask with its probabilities; NaN where both are as good as empty."""
+    count, pixels = int(np.count_nonzero(y)), y.size
+    if not count and _seen(p) < _LITTLE * pixels:
+        return float("nan")
+    mean, share = float(p.mean(dtype=np.float64)), count / pixels
+    spread = float(p.std(dtype=np.float64)) * (share * (1 - share)) ** 0.5
+    both = float(p[y].sum(dtype=np.float64)) / pixels
+    return (both - mean * share) / spread if spread > 0 else 0.0
 
 
-def _apart(sums: _Sums, small: float) -> float:
-    return 1 - (2 * sums.both + small) / (sums.found + sums.given + small)
+def _ratio(p: Array, y: Array) -> float:
+    """Logarithm of a mask's area over that which its probabilities lead to expect."""
+    little = _LITTLE * y.size
+    return float(np.log((np.count_nonzero(y) + little) / (_seen(p) + little)))
+
+
+def _seen(p: Array) -> float:
+    return float(p[p >= _FAINT].sum(dtype=np.float64))
 
 
 def _words(p: Array, y: Array, valid: Array | None) -> tuple[float, str]:
