@@ -137,7 +137,7 @@ def test_the_scores_are_those_of_the_models_that_have_not_seen_the_image(
     page = (run / "report.html").read_text()
     assert found["scored_on"] in page
     assert "Masks that may be wrong" in page
-    assert page.count('id="suspect-') == 9
+    assert page.count('for="suspect-') == 9
     assert all(f"fold{fold}/report.html" in page for fold in range(1, FOLDS + 1))
 
 
