@@ -17,7 +17,7 @@ from contorno.card import ModelCard
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.engines import Engine, whole_image
 from contorno.engines.artifacts import Artifacts
-from contorno.engines.averaging import Averaged
+from contorno.engines.averaging import Averaged, Ensemble
 from contorno.engines.pytorch import PyTorchEngine
 from contorno.engines.select import Source, open_engine, quantise
 from contorno.errors import OutOfMemory
@@ -338,3 +338,43 @@ def test_averaging_changes_nothing_where_nothing_depends_on_the_way(
     assert np.array_equal(Averaged(engine).probabilities(batch), engine.probabilities(batch))
     assert engine.asked == ways + 1
     assert not Averaged(engine).tileable
+
+
+# The mean of several engines
+
+
+class Constant:
+    """Gives the same probabilities for every pixel."""
+
+    precision = "32"
+
+    def __init__(self, *values: float, tileable: bool = True) -> None:
+        self.values, self.tileable, self.name = np.array(values, np.float32), tileable, "constant"
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        shape = (len(batch), len(self.values), *batch.shape[1:3])
+        return np.broadcast_to(self.values[:, None, None], shape).copy()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_an_ensemble_is_the_mean_of_its_members(temperature: float) -> None:
+    batch = pictures(2, 5, 7)
+    found = Ensemble([Constant(0.1), Constant(0.5), Constant(0.9)], temperature=temperature)
+    np.testing.assert_allclose(found.probabilities(batch), 0.5, atol=1e-6)
+    two = Ensemble([Constant(0.9), Constant(0.5)], temperature=temperature)
+    sure = 0.9 if temperature == 1 else 3 / 4  # odds of 9 become 3
+    np.testing.assert_allclose(two.probabilities(batch), (sure + 0.5) / 2, atol=1e-6)
+    assert two.probabilities(batch).dtype == np.float32
+    assert two.name == "constant, mean of 2 models"
+    assert two.precision == "32"
+    assert two.tileable
+
+
+def test_an_ensemble_of_exclusive_classes_adds_up_to_1() -> None:
+    members = [Constant(0.7, 0.2, 0.1), Constant(0.1, 0.1, 0.8, tileable=False)]
+    found = Ensemble(members, temperature=0.5, exclusive=True)
+    each = [np.array(one.values, np.float64) ** 2 for one in members]
+    expected = np.mean([one / one.sum() for one in each], axis=0)
+    result = found.probabilities(pictures(1, 4, 4))[0, :, 2, 3]
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert not found.tileable

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contorno.data.groups import Grouping, by_pattern, guess, joined, split
+from contorno.data.groups import Grouping, by_pattern, folds, guess, joined, split
 from contorno.errors import ConfigError, InputError
 
 # By a pattern ----------------------------------------------------------------------------------
@@ -276,3 +276,59 @@ def test_many_names_are_parted_at_once() -> None:
     of = {f"{i}_{j}": f"g{i}" for i in range(4000) for j in range(1 + i * 7 % 9)}
     _, validation = split(list(of), share=0.1, seed=0, grouping=Grouping(of, ""))
     assert len(validation) == round(0.1 * len(of))
+
+
+# Folds -----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=20),
+    count=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+def test_folds_hold_every_name_once_and_part_no_group(
+    sizes: list[int], count: int, seed: int
+) -> None:
+    of = {f"g{g}_{i}": f"g{g}" for g, size in enumerate(sizes) for i in range(size)}
+    count = min(count, len(sizes))
+    parts = folds(list(of), count, seed=seed, grouping=Grouping(of, "made up"))
+    assert sorted(name for part in parts for name in part) == sorted(of)
+    assert all(part == sorted(part) and part for part in parts)
+    for label in set(of.values()):
+        assert sum(label in {of[name] for name in part} for part in parts) == 1
+    lengths = [len(part) for part in parts]
+    assert max(lengths) - min(lengths) <= max(sizes)
+
+
+def test_folds_are_alike_in_size_and_foreground() -> None:
+    names = [f"p{i:02}" for i in range(52)]
+    foreground = {name: 0.01 * i for i, name in enumerate(names)}
+    parts = folds(names, 5, seed=0, foreground=foreground)
+    assert sorted(map(len, parts)) == [10, 10, 10, 11, 11]
+    means = [np.mean([foreground[name] for name in part]) for part in parts]
+    assert max(means) - min(means) < 0.05  # random ones differ by 0.11
+    assert folds(names, 5, seed=0, foreground=foreground) == parts
+    assert folds(names[::-1], 5, seed=0, foreground=foreground) == parts
+    assert folds(names, 5, seed=1, foreground=foreground) != parts
+
+
+def test_a_large_group_gets_a_fold_for_itself() -> None:
+    of = {f"big_{i}": "big" for i in range(10)} | {f"s{i}": f"s{i}" for i in range(20)}
+    foreground = {name: 0.9 if label == "big" else 0.1 for name, label in of.items()}
+    parts = folds(list(of), 3, seed=0, grouping=Grouping(of, ""), foreground=foreground)
+    assert [len(part) for part in parts] == [10, 10, 10]
+
+
+def test_more_folds_than_groups_are_refused() -> None:
+    grouping = Grouping({"a1": "a", "a2": "a", "b1": "b"}, "by letter")
+    with pytest.raises(
+        ConfigError, match=r"folds \(3\) must be from 2 to 2, .* by letter.*; try 2"
+    ):
+        folds(["a1", "a2", "b1"], 3, seed=0, grouping=grouping)
+    with pytest.raises(
+        ConfigError, match=r"folds \(1\) must be from 2 to 3, .* usable pairs; try 3"
+    ):
+        folds(["a1", "a2", "b1"], 1, seed=0)
+    with pytest.raises(ConfigError, match=r"folds \(2\) must be from 2 to 1"):
+        folds(["a1"], 2, seed=0)

@@ -19,6 +19,7 @@ from contorno.config import DataConfig, build, parse_duration
 from contorno.data.names import find_images, read_list
 from contorno.engines import Engine
 from contorno.engines.averaging import Averaged
+from contorno.ensemble import PLAN
 from contorno.errors import ConfigError, InputError
 from contorno.files import write_text
 from contorno.hardware import choose, cores
@@ -48,6 +49,7 @@ def train(
     recipe: str = "auto",
     time: float | str | None = None,
     resume: PathLike | None = None,
+    folds: int | None = None,
     suffix: str | None = None,
     files: PathLike | None = None,
     channels: str | Sequence[str] = (),
@@ -73,6 +75,8 @@ def train(
         time: how long all of it may take, from reading the files to the report, in seconds or as
             "90s", "20m", "2h".
         resume: run folder to continue exactly; everything but `workers` comes from it.
+        folds: part the pairs into so many and train a model for each, without it (`folds.start`);
+            `time` is that of all. Takes the place of `validation`.
         suffix: what a mask's stem has after its image's.
         files: list of stems to restrict the data to.
         channels: where each channel has a file of its own, what their stems end in.
@@ -104,15 +108,23 @@ def train(
         _refuse_others(
             wishes,
             {"images": images, "masks": masks, "out": out, "time": time, "files": files}
-            | {"suffix": suffix, "validation_files": validation_files, "group": group}
+            | {
+                "folds": folds,
+                "suffix": suffix,
+                "validation_files": validation_files,
+                "group": group,
+            }
             | {"classes": classes, "ignore": ignore, "channels": channels or None},
             {"recipe": (recipe, "auto"), "foreground": (foreground, "bright")}
             | {"pages": (pages, False)}
             | {"device": (device, "auto"), "precision": (precision, "auto")}
             | {"validation": (validation, 0.2)},
         )
+        from contorno import folds as cross_validation
         from contorno import training
 
+        if (Path(resume) / PLAN).exists():
+            return cross_validation.resume(Path(resume), workers)
         return training.resume(Path(resume), workers)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
@@ -135,12 +147,15 @@ def train(
             raise ConfigError("time and epochs both set the length: give one of the two")
         wishes["time"] = parse_duration(str(time))
     run = free_path(out, Path("runs") / date.today().isoformat())
+    hardware = choose(device=device, precision=precision)
+    given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": workers, "began": began}
+    if folds is not None:
+        from contorno import folds as cross_validation
+
+        return cross_validation.start(data, run, hardware, folds=folds, **given)
     from contorno import training
 
-    hardware = choose(device=device, precision=precision)
-    return training.start(
-        data, run, hardware, recipe=recipe, wishes=wishes, workers=workers, began=began
-    )
+    return training.start(data, run, hardware, **given)
 
 
 def _refuse_others(
@@ -194,7 +209,7 @@ def evaluate(
     from contorno.report import write_report
 
     loaded = _loaded(model, device, precision, engine)
-    run = loaded.path.parent if (loaded.path.parent / "config.toml").exists() else None
+    run = loaded.run
     folder = free_path(out, (run or Path()) / "evaluation")
     data = _data(
         images,
@@ -216,10 +231,11 @@ def evaluate(
         dataset,
         folder,
         model=loaded.about(),
-        scored_on=seen_in_training(run, dataset),
+        scored_on=seen_in_training(loaded.members[0].run, dataset),
         problems=problems,
     )
-    page = write_report(folder / "results.json", run=run)
+    single = len(loaded.members) == 1
+    page = write_report(folder / "results.json", run=run if single else None)
     say(f"Results: {folder / 'results.json'}\nReport:  {page}")
     return results
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,6 @@ from contorno.engines.select import (
     MOST_LOST,
     Source,
     missing_for,
-    open_engine,
     quantise,
     write_bench,
 )
@@ -64,24 +62,26 @@ def bench(
         in float32 (share of equal mask pixels) and dice on the validation pictures; "left_out":
         reasons by engine; "peak": TFLOP/s; "training": the step; "fastest".
     """
-    source, card = model.source, model.card
+    sources, card = [member.source for member in model.members], model.card
+    hardware = model.hardware
     calibration, validation = _given(model, data) if data is not None else _of_run(model)
     if calibration is None:
         pictures = [_noise(card, size)]
     else:
         pictures = [calibration.read(i)[0] for i in range(min(len(calibration), _CALIBRATED))]
     if calibration is not None and not missing_for("openvino-int8"):
-        quantise(source, pictures)
-    engines, left_out = _open(source, int8=calibration is not None)
+        for source in sources:
+            quantise(source, pictures)
+    engines, left_out = _open(model, int8=calibration is not None)
     times = _times(engines, pictures[0], rounds)
-    peak = measure_peak(source.hardware)
-    operations = flop(source, *pictures[0].shape[:2])
-    exact = open_engine("pytorch", replace(source, hardware=_EXACT))
+    peak = measure_peak(hardware)
+    operations = sum(flop(source, *pictures[0].shape[:2]) for source in sources)
+    exact = model.open("pytorch", hardware=_EXACT)
     masks = [_mask(exact, card, picture) for picture in pictures[:_COMPARED]]
     rows = []
     for name, engine in engines.items():
         seconds = float(np.median(times[name]))
-        best = peak[engine.precision]
+        best = peak.get(engine.precision)
         equal = [
             float((_mask(engine, card, picture) == mask).mean())
             for picture, mask in zip(pictures, masks, strict=False)
@@ -107,9 +107,10 @@ def bench(
         "engines": rows,
         "left_out": left_out,
         "fastest": _fastest(rows),
-        "training": training_step(source),
+        "training": training_step(sources[0]),
     }
-    write_bench(source, result)
+    for source in sources:
+        write_bench(source, result)
     return result
 
 
@@ -121,8 +122,12 @@ def _given(model: Model, data: DataConfig) -> tuple[Dataset, Dataset]:
 
 
 def _of_run(model: Model) -> tuple[Dataset | None, Dataset | None]:
-    """Training and validation pairs of the model's run, if its files are still there."""
-    run = model.path.parent
+    """Training and validation pairs of the model's run, if its files are still there.
+
+    Of folds those of the first: the others have seen its validation pairs, so there only the
+    differences between engines mean something.
+    """
+    run = model.members[0].path.parent
     if not (run / "split.json").exists() or not (run / "config.toml").exists():
         return None, None
     parts = read_split(run / "split.json")
@@ -161,19 +166,19 @@ def _times(engines: dict[str, Engine], picture: Array, rounds: int) -> dict[str,
     return times
 
 
-def _open(source: Source, *, int8: bool) -> tuple[dict[str, Engine], dict[str, str]]:
+def _open(model: Model, *, int8: bool) -> tuple[dict[str, Engine], dict[str, str]]:
     """All engines that can run here, and why the others cannot."""
     engines: dict[str, Engine] = {}
     left_out: dict[str, str] = {}
     for name in ENGINES:
         if missing := missing_for(name):
             left_out[name] = f"{missing[0]} is not installed: {missing[1]}"
-        elif name != "pytorch" and source.hardware.accelerator != "cpu":
+        elif name != "pytorch" and model.hardware.accelerator != "cpu":
             left_out[name] = "runs on the CPU only"
         elif name == "openvino-int8" and not int8:
             left_out[name] = "needs images and masks: contorno bench MODEL IMAGES MASKS"
         else:
-            engines[name] = open_engine(name, source)
+            engines[name] = model.open(name)
     return engines, left_out
 
 

@@ -81,6 +81,7 @@ def train(
     recipe: Literal["auto", "classic"] = "auto",
     time: str | None = None,
     resume: Path | None = None,
+    folds: int | None = None,
     suffix: str | None = None,
     files: Path | None = None,
     channels: str | None = None,
@@ -127,6 +128,10 @@ def train(
         How long all of it may take: 90s, 20m, 2h. Default: 10m, unless --epochs is given.
     resume
         Run folder to continue exactly where it was stopped.
+    folds
+        Train so many models, each without one part of the images: --folds 5. Every image is scored
+        by a model that has not seen it, masks that look wrong are listed, and the run folder
+        predicts with the mean of the models. --time is that of all.
     suffix
         What a mask's stem has after its image's, such as _mask. Guessed when needed.
     files
@@ -184,6 +189,7 @@ def train(
         recipe=recipe,
         time=time,
         resume=resume,
+        folds=folds,
         suffix=suffix,
         files=files,
         channels=channels or (),

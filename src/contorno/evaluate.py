@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ from contorno.files import write_text
 from contorno.finish import draw, temper
 from contorno.metrics import FIGURES, RULES, ImageScore, combine, score, summarise
 from contorno.progress import bar
+
+# Row of the results, tempered probabilities (K, H, W), class map (H, W) of the mask, its labels.
+Watch = Callable[[dict[str, Any], Array, Array, Labels], None]
 
 
 def evaluate(
@@ -61,24 +64,38 @@ def evaluate(
         InputError: the classes of model and masks do not fit together, or every pixel of every
             mask is ignored.
     """
+    return evaluate_parts(
+        [(engine, dataset)], card, out, model=model, scored_on=scored_on, problems=problems
+    )
+
+
+def evaluate_parts(
+    parts: Sequence[tuple[Engine, Dataset]],
+    card: ModelCard,
+    out: Path,
+    *,
+    model: dict[str, Any],
+    scored_on: str,
+    problems: Sequence[Problem] = (),
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Score several models of one kind as one, each on pairs of its own; see `evaluate`.
+
+    Args:
+        parts: engines and the pairs that each is scored on, all of one set.
+        card, out, model, scored_on, problems: as in `evaluate`.
+        watch: is shown every image that is scored.
+    """
+    dataset, began = parts[0][1], time.monotonic()
     require_labels(card)
     _require_same_classes(card.labels, dataset.labels)
-    began, problems = time.monotonic(), list(problems)
-    scored: list[_Scored] = []
-    with bar("Evaluating", len(dataset)) as advance:
-        for index, pair in enumerate(dataset.pairs):
-            result = _score_pair(engine, card, dataset, index, out)
-            if result is None:
-                problems.append(_nothing_to_score(pair))
-            else:
-                scored.append(result)
-            advance()
+    scored, problems = _score_all(parts, card, out, list(problems), watch)
     if not scored:
         raise InputError("no image can be scored", problems)
     results = {
         "contorno": __version__,
         "scored_on": scored_on,
-        "model": model | {"engine": engine.name},
+        "model": model | {"engine": parts[0][0].name},
         "labels": _labels(card.labels, dataset.labels),
         "threshold": _threshold(card),
         "tuned": card.tuned.model_dump(mode="json"),
@@ -99,6 +116,26 @@ def evaluate(
     return results
 
 
+def _score_all(
+    parts: Sequence[tuple[Engine, Dataset]],
+    card: ModelCard,
+    out: Path,
+    problems: list[Problem],
+    watch: Watch | None,
+) -> tuple[list[_Scored], list[Problem]]:
+    scored: list[_Scored] = []
+    with bar("Evaluating", sum(len(dataset) for _, dataset in parts)) as advance:
+        for engine, dataset in parts:
+            for index, pair in enumerate(dataset.pairs):
+                result = _score_pair(engine, card, dataset, index, out, watch)
+                if result is None:
+                    problems.append(_nothing_to_score(pair))
+                else:
+                    scored.append(result)
+                advance()
+    return scored, problems
+
+
 @dataclass(frozen=True)
 class _Scored:
     """One image's row of the results, its scores: of all classes, and of each; and its pixels
@@ -111,7 +148,12 @@ class _Scored:
 
 
 def _score_pair(
-    engine: Engine, card: ModelCard, dataset: Dataset, index: int, out: Path
+    engine: Engine,
+    card: ModelCard,
+    dataset: Dataset,
+    index: int,
+    out: Path,
+    watch: Watch | None,
 ) -> _Scored | None:
     """Score one pair and write its masks; None where every pixel is ignored."""
     pair, labels = dataset.pairs[index], card.labels
@@ -136,6 +178,8 @@ def _score_pair(
     if len(alone) > 1:
         named = zip(labels.scored, alone, strict=True)
         row["classes"] = {name: _figures(one) for name, one in named}
+    if watch is not None:
+        watch(row, found, truth, dataset.labels)
     return _Scored(row, combined, alone, _reliabilities(raw, found, truth, dataset.labels))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ from contorno.config import Preprocessing, build
 from contorno.data.labels import Labels
 from contorno.engines import Engine
 from contorno.engines.artifacts import Artifacts
+from contorno.engines.averaging import Ensemble
 from contorno.engines.select import Source, open_engine, require
+from contorno.ensemble import find_ensemble, read_ensemble
 from contorno.errors import ModelFileError
 from contorno.files import sha256
 from contorno.finish import draw
@@ -67,14 +70,30 @@ class Model:
 
     @cached_property
     def source(self) -> Source:
-        """What engines are made of."""
+        """What engines are made of; not of an ensemble, but of each of its members."""
         artifacts = Artifacts(self.path, self.sha256)
         return Source(self.card, self.hardware, artifacts, lambda: self.segmenter)
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The models whose probabilities are averaged: of a single model itself."""
+        return (self,)
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder that the model lies in; None where its file was copied elsewhere."""
+        folder = self.path.parent
+        return folder if (folder / "config.toml").exists() else None
 
     @cached_property
     def engine(self) -> Engine:
         """What runs the model."""
-        return open_engine(self._engine, self.source)
+        return self.open(self._engine)
+
+    def open(self, engine: str, *, hardware: Hardware | None = None) -> Engine:
+        """Another engine that runs the model, by its name; on its own hardware when None."""
+        source = self.source if hardware is None else replace(self.source, hardware=hardware)
+        return open_engine(engine, source)
 
     @cached_property
     def sha256(self) -> str:
@@ -135,13 +154,84 @@ class Model:
         return probability_map(self.engine, self.card, np.asarray(image))
 
 
+class EnsembleModel(Model):
+    """The models of the folds of a run as one: the mean of their probabilities.
+
+    Args:
+        path: its ensemble.json.
+        hardware: where it runs.
+        engine: what runs each of its models; see `Model`.
+
+    Raises:
+        ModelFileError: ensemble.json or a model is missing, damaged, or not the one it was.
+    """
+
+    def __init__(self, path: Path, hardware: Hardware, *, engine: str = "auto") -> None:
+        about = read_ensemble(path)
+        super().__init__(about.card, hardware, path, engine=engine)
+        self._temperature = about.temperature
+        files = [(path.parent / member.file, member.sha256) for member in about.members]
+        self._members = tuple(_member(*file, hardware, engine) for file in files)
+
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The models whose probabilities are averaged."""
+        return self._members
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the model: the engines of its members, which are loaded only once."""
+        return self._mean([member.engine for member in self._members])
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder of the folds."""
+        return self.path.parent
+
+    def open(self, engine: str, *, hardware: Hardware | None = None) -> Engine:
+        """Another engine that runs every model, by its name; on their own hardware when None."""
+        return self._mean([member.open(engine, hardware=hardware) for member in self._members])
+
+    def _mean(self, engines: Sequence[Engine]) -> Engine:
+        return Ensemble(engines, temperature=self._temperature, exclusive=self.card.exclusive)
+
+    def about(self) -> dict[str, Any]:
+        """What results say of the model; its SHA-256 covers those of its members."""
+        each = [member.about() for member in self._members]
+        return {
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "architecture": f"mean of {len(each)} models, {each[0]['architecture']}",
+            "parameters": sum(one["parameters"] for one in each),
+            "engine": self.engine.name,
+            "members": each,
+        }
+
+
+def _member(file: Path, digest: str, hardware: Hardware, engine: str) -> Model:
+    """A model of an ensemble, which must be the very file that the ensemble was made with."""
+    if not file.is_file():
+        raise ModelFileError(
+            f"{file}: this model of a fold is missing, and the mean needs all of them; put the "
+            "file back, or train the run again"
+        )
+    model = Model(read_card(file), hardware, file, engine=engine)
+    if model.sha256 != digest:
+        raise ModelFileError(
+            f"{file}: damaged or changed since the run ended (its SHA-256 is {model.sha256[:16]}, "
+            f"expected {digest[:16]}); put the file back, or train the run again"
+        )
+    return model
+
+
 def load(
     path: PathLike, *, device: str = "auto", precision: str = "auto", engine: str = "auto"
 ) -> Model:
     """Load a model.
 
     Args:
-        path: a model file, a run folder, or a foreign `.pt`/`.pth` checkpoint (see `convert`).
+        path: a model file, a run folder (one of folds is the mean of their models), or a foreign
+            `.pt`/`.pth` checkpoint (see `convert`).
         device: "auto", "cpu", "cuda" or "mps".
         precision: "auto", "bf16" or "32" (exact float32).
         engine: "auto" for the fastest that is installed, "pytorch", "openvino", "openvino-int8" or
@@ -157,6 +247,8 @@ def load(
     if path.suffix.lower() in _FOREIGN:
         segmenter, card = _foreign(path)
         return Model(card, hardware, path, engine=engine, segmenter=segmenter)
+    if (ensemble := find_ensemble(path)) is not None:
+        return EnsembleModel(ensemble, hardware, engine=engine)
     path = model_path(path)
     return Model(read_card(path), hardware, path, engine=engine)
 

@@ -40,6 +40,7 @@ LONG_SIDE = 640  # pixels: nine pictures of this size keep the page near 1 MB
 KEYS = (
     "classes", "contorno", "images", "labels", "model", "per_image", "pooled", "problems", "rules"
 )  # fmt: skip
+SUSPECTS = 9  # masks that may be wrong
 SHOWN = 8  # classes whose Dice stands below a picture
 # Matplotlib draws in these stand-ins; the page's style sheet gives their colours, light and dark.
 INK, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004"
@@ -89,6 +90,7 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
             (title, [_case(image, results.parent, scored) for image in chosen])
             for title, chosen in _groups(images)
         ],
+        suspects=_suspects(scored, results.parent),
         reliability=_reliability(scored.get("calibration")),
         expected=_expected(images),
         threshold=_threshold_words(scored),
@@ -169,6 +171,15 @@ def _groups(ordered: Sequence[T]) -> list[tuple[str, Sequence[T]]]:
         ("Best", ordered[count - best :][::-1]),
     ]
     return [(title, chosen) for title, chosen in groups if chosen]
+
+
+def _suspects(results: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The masks that look most wrong, each with its picture."""
+    rows = {image["name"]: image for image in results["images"]}
+    listed = results.get("suspects", {}).get("images", [])
+    return [
+        {"suspect": one} | _case(rows[one["image"]], folder, results) for one in listed[:SUSPECTS]
+    ]
 
 
 def _case(image: Mapping[str, Any], folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def free_path(chosen: str | Path | None, default: Path) -> Path:
     if chosen is not None:
         raise ConfigError(
             f"{path}: exists already and is left as it is; choose another --out"
-            + (f", or go on with --resume {path}" if (path / "state").is_dir() else "")
+            + (f", or go on with --resume {path}" if _is_run(path) else "")
         )
     number = 2
     while not _is_free(path.with_name(f"{path.name}-{number}")):
@@ -71,6 +71,10 @@ def free_path(chosen: str | Path | None, default: Path) -> Path:
 
 def _is_free(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "state").is_dir() or (path / "folds.json").is_file()
 
 
 def read_split(path: Path) -> dict[str, Any]:

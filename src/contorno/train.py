@@ -31,7 +31,7 @@ _REPORT = 3.0  # seconds for the report
 _SCORING = 4.0  # times a validation: tuning, the final score and its figures
 
 
-def fit(trainer: Trainer, *, workers: int = 2) -> None:
+def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
     """Train from the trainer's position to the end of its schedule.
 
     Writes model.safetensors (the best), log.jsonl and state/ in the run folder.
@@ -39,6 +39,7 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
     Args:
         trainer: new or restored.
         workers: threads that prepare batches.
+        title: of the progress bar.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; the state is saved.
@@ -52,7 +53,7 @@ def fit(trainer: Trainer, *, workers: int = 2) -> None:
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
     pace, first = Pace(trainer), FirstSteps(warn, done=done)
-    with StopRequest() as stop, bar("Training", position.epochs * steps, start=done) as advance:
+    with StopRequest() as stop, bar(title, position.epochs * steps, start=done) as advance:
         while position.epoch < position.epochs:
             _train_epoch(trainer, stop, advance, first, workers)
             record = _record(trainer)

@@ -129,7 +129,7 @@ class Trainer:
         )
         self.loss = loss_function(recipe.loss, exclusive=self.card.exclusive)
         self.saved_at, self.save_took = -math.inf, 0.0
-        self._began = time.monotonic() if began is None else began
+        self.began = time.monotonic() if began is None else began
 
     # One step
 
@@ -233,7 +233,7 @@ class Trainer:
     @property
     def spent(self) -> float:
         """Seconds since the run's command began, those before it was resumed included."""
-        return self.position.spent + time.monotonic() - self._began
+        return self.position.spent + time.monotonic() - self.began
 
     def _not_finite(self, batch: Batch, loss: float) -> None:
         best = (
@@ -297,7 +297,7 @@ class Trainer:
     def save(self) -> None:
         """Write the state of the run."""
         self.position.saves += 1
-        self.position.spent, self._began = self.spent, time.monotonic()
+        self.position.spent, self.began = self.spent, time.monotonic()
         tensors = flatten("model", self.segmenter.state_dict())
         if self.config.training.ema:
             tensors |= flatten("average", self.average.state_dict())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contorno.checkpoint import save_card
-from contorno.config import DataConfig, read_config
+from contorno.config import Config, DataConfig, read_config
 from contorno.data.check import look_at_set
-from contorno.data.groups import split
+from contorno.data.dataset import Dataset
+from contorno.data.groups import Grouping, split
+from contorno.data.labels import Labels
 from contorno.data.names import read_list
+from contorno.data.pairs import Pair
 from contorno.early import about_parts
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate
@@ -26,6 +30,40 @@ from contorno.runfolder import read_split, write_split
 from contorno.train import TUNING, fit, plan
 from contorno.trainer import Trainer
 from contorno.tune import tune, words
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is made of: every usable pair, what was left out, and what belongs together.
+
+    Args:
+        pairs: decoded.
+        problems: of those that cannot be used.
+        chosen: stems that the user wants to validate with; None: contorno draws them.
+        grouping: names that must not be parted, if any.
+    """
+
+    pairs: Dataset
+    problems: list[Problem]
+    chosen: list[str] | None
+    grouping: Grouping | None
+
+    @property
+    def foreground(self) -> dict[str, float]:
+        """Share of the pixels of each mask that are foreground."""
+        return {name: self.pairs.foreground_share(i) for i, name in enumerate(self.pairs.names)}
+
+
+def read_material(data: DataConfig, workers: int) -> Material:
+    """Read the pairs of a new run, and say what was found."""
+    pairs, problems = read_pairs(data, workers)
+    chosen = _chosen(data.validation_files, pairs.names, problems)
+    good = list(zip(pairs.pairs, pairs.facts, strict=True))
+    findings, grouping = look_at_set(
+        good, pairs.labels, validation=chosen or (), pattern=data.group
+    )
+    say_doubts(findings)
+    return Material(pairs, problems, chosen, grouping)
 
 
 def start(
@@ -50,31 +88,25 @@ def start(
     """
     began = time.monotonic() if began is None else began
     say(f"Computing on: {hardware.reason}")
-    whole, problems = read_pairs(data, workers)
-    chosen = _chosen(data.validation_files, whole.names, problems)
-    good = list(zip(whole.pairs, whole.facts, strict=True))
-    findings, grouping = look_at_set(
-        good, whole.labels, validation=chosen or (), pattern=data.group
-    )
-    say_doubts(findings)
+    found = read_material(data, workers)
     parts = split(
-        whole.names,
+        found.pairs.names,
         share=data.validation,
         seed=wishes.get("seed", 0),
-        chosen=chosen,
-        grouping=grouping,
-        foreground={name: whole.foreground_share(i) for i, name in enumerate(whole.names)},
+        chosen=found.chosen,
+        grouping=found.grouping,
+        foreground=found.foreground,
     )
-    rule = split_rule(data, grouping)
-    training, validation = (whole.subset(names) for names in parts)
+    training, validation = (found.pairs.subset(names) for names in parts)
     config = resolve(recipe, data, fingerprint(training), hardware, wishes)
-    trainer = Trainer(config, training, validation, hardware, run, began=began)
-    trainer = _plan(trainer, workers, began)
-    groups = None if grouping is None else grouping.of
-    write_split(run, training, validation, problems, rule=rule, groups=groups)
-    trainer.config.write(run / "config.toml")  # last: it makes this a run folder
-    _announce(trainer)
-    return _finish(trainer, workers, problems)
+    trainer = begin(
+        Trainer(config, training, validation, hardware, run, began=began),
+        found.problems,
+        rule=split_rule(data, found.grouping),
+        groups=None if found.grouping is None else found.grouping.of,
+        workers=workers,
+    )
+    return finish(trainer, found.problems, workers=workers)
 
 
 def resume(run: Path, workers: int) -> Model:
@@ -87,24 +119,84 @@ def resume(run: Path, workers: int) -> Model:
         )
     sweep(run)
     config = read_config(run / "config.toml")
-    recipe = config.training
-    hardware = choose(device=recipe.device, precision=recipe.precision)
     parts = read_split(run / "split.json")
-    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
     pairs = [*parts["training"], *parts["validation"]]
-    pairs.sort(key=lambda pair: pair.name)  # the order in which labels were decided
     upright = config.preprocessing.upright
-    reading = reading_of(config.data, upright=upright)
-    whole, problems = decode(pairs, reading, workers, labels=parts["labels"])
+    whole = read_again(run, config.data, pairs, parts["labels"], upright=upright, workers=workers)
+    trainer = restored(run, config, whole, parts, began=began)
+    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
+    return finish(trainer, left_out, workers=workers)
+
+
+def read_again(
+    run: Path,
+    data: DataConfig,
+    pairs: Sequence[Pair],
+    labels: Labels,
+    *,
+    upright: bool,
+    workers: int,
+) -> Dataset:
+    """Decode the pairs of a run that was begun, as they were understood then.
+
+    Raises:
+        InputError: files that were read before cannot be any more.
+    """
+    pairs = sorted(pairs, key=lambda pair: pair.name)  # the order in which labels were decided
+    whole, problems = decode(pairs, reading_of(data, upright=upright), workers, labels=labels)
     if problems:
         raise InputError(f"{run}: files of this run cannot be read any more", problems)
+    return whole
+
+
+def begin(
+    trainer: Trainer,
+    problems: Sequence[Problem],
+    *,
+    rule: str,
+    groups: Mapping[str, str] | None,
+    workers: int,
+) -> Trainer:
+    """Fit a new run to its time, make its folder, and say what is going to happen.
+
+    Args:
+        trainer: new.
+        problems, rule, groups: see `write_split`.
+        workers: threads that prepare batches.
+    """
+    trainer, run = _plan(trainer, workers), trainer.run
+    write_split(run, trainer.training, trainer.validation, problems, rule=rule, groups=groups)
+    trainer.config.write(run / "config.toml")  # last: it makes this a run folder
+    _announce(trainer)
+    return trainer
+
+
+def restored(
+    run: Path,
+    config: Config,
+    whole: Dataset,
+    parts: Mapping[str, Any],
+    *,
+    began: float | None = None,
+) -> Trainer:
+    """The trainer of a run that was begun, where it stopped.
+
+    Args:
+        run: its folder.
+        config: its configuration.
+        whole: all pairs of the run, decoded.
+        parts: its split.json.
+        began: `time.monotonic()` at which the command began; now when None.
+    """
     training, validation = (
         whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
     )
+    recipe = config.training
+    hardware = choose(device=recipe.device, precision=recipe.precision)
     trainer = Trainer(config, training, validation, hardware, run, began=began)
     trainer.restore()
     say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
-    return _finish(trainer, workers, left_out)
+    return trainer
 
 
 def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> list[str] | None:
@@ -128,7 +220,7 @@ def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> 
     return stems
 
 
-def _plan(trainer: Trainer, workers: int, began: float) -> Trainer:
+def _plan(trainer: Trainer, workers: int) -> Trainer:
     """Fit the schedule to the time asked for, if one was."""
     seconds = trainer.config.training.time
     if seconds is None:
@@ -139,12 +231,14 @@ def _plan(trainer: Trainer, workers: int, began: float) -> Trainer:
     values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
     planned = trainer.config.replace("training", reason, **values)
     parts = trainer.training, trainer.validation
-    return Trainer(planned, *parts, trainer.hardware, trainer.run, began=began)
+    return Trainer(planned, *parts, trainer.hardware, trainer.run, began=trainer.began)
 
 
-def _finish(trainer: Trainer, workers: int, problems: Sequence[Problem]) -> Model:
+def finish(
+    trainer: Trainer, problems: Sequence[Problem], *, workers: int, title: str = "Training"
+) -> Model:
     """Train to the end, score the best model on the validation part, write the report."""
-    fit(trainer, workers=workers)
+    fit(trainer, workers=workers, title=title)
     run = trainer.run
     recipe = trainer.config.training
     if recipe.tune:

@@ -27,12 +27,14 @@ from contorno.metrics import mean_dice
 from contorno.progress import bar
 
 Array = NDArray[Any]
+Part = tuple[Engine, Dataset]  # validation pairs, and the engine of a model to be asked of them
 AVERAGING = "tta"  # a choice that is measured, and left to the user
 LEAST = 6  # images: two halves of three; with fewer, one image decides everything
 MOST = 64  # images
 VALUES = 2**26  # probabilities that are kept: 268 MB
 MARGIN = 0.0005  # of mean Dice: less is noise
 _FALL, _LEAST_FALL = 0.01, 1e-4  # of the negative log-likelihood: relative, and in nats
+_Item = tuple[Engine, Dataset, int]  # what is asked of which image, by its place in its set
 _SAMPLE = 20_000  # pixels of an image that the temperature is fitted to
 _HOTTEST = 4.0  # and 1/4 the coldest
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(5, 96))
@@ -47,7 +49,7 @@ RULE = (
 
 @dataclass(frozen=True)
 class _Seen:
-    """A validation image: its place in the set, probabilities (K, H, W), class map, where valid."""
+    """A validation image: its place among all, probabilities (K, H, W), class map, where valid."""
 
     index: int
     probabilities: Array
@@ -91,11 +93,19 @@ def tune(
     Returns:
         The choices, those that were not kept at their defaults, with the gain of each.
     """
+    return tune_parts([(engine, dataset)], card, seed=seed, tta_pixels=tta_pixels)
+
+
+def tune_parts(
+    parts: Sequence[Part], card: ModelCard, *, seed: int = 0, tta_pixels: int = 0
+) -> Tuned:
+    """Choose one `Tuned` for several models of one kind, each on pairs of its own; see `tune`."""
     card = card.model_copy(update={"tuned": Tuned()})
-    seen = _gather(engine, card, dataset, seed)
+    items = [(engine, data, i) for engine, data in parts for i in range(len(data))]
+    seen = _gather(items, card, seed)
     if len(seen) < LEAST:
         why = f"not tuned: fewer than {LEAST} usable validation images tell too little"
-        return Tuned(rule=f"{why} (there are {len(dataset)} in all)")
+        return Tuned(rule=f"{why} (there are {len(items)} in all)")
     temperature, fitted = _temperature(seen, card, seed)
     gains = [fitted]
     card = _with(card, temperature=temperature)
@@ -111,7 +121,7 @@ def tune(
             chosen.append(value)
             gains += [gain] if gain else []
         card = _with(card, **{field: _short(chosen)})
-    gains += _averaging(engine, card, dataset, seen, tta_pixels)
+    gains += _averaging(items, card, seen, tta_pixels)
     return card.tuned.model_copy(update={"gains": tuple(gains), "rule": RULE})
 
 
@@ -139,12 +149,13 @@ def _with(card: ModelCard, **values: Any) -> ModelCard:
     return card.model_copy(update={"tuned": card.tuned.model_copy(update=values)})
 
 
-def _gather(engine: Engine, card: ModelCard, dataset: Dataset, seed: int) -> list[_Seen]:
+def _gather(items: Sequence[_Item], card: ModelCard, seed: int) -> list[_Seen]:
     """Validation images in a random order, so that every second one makes a random half."""
     chosen: list[int] = []
     room = VALUES
-    for index in np.random.default_rng(seed).permutation(len(dataset)).tolist():
-        values = dataset.facts[index].pixels * card.network.out_channels
+    for index in np.random.default_rng(seed).permutation(len(items)).tolist():
+        _, dataset, place = items[index]
+        values = dataset.facts[place].pixels * card.network.out_channels
         if len(chosen) < MOST and values <= room:
             chosen.append(index)
             room -= values
@@ -153,7 +164,8 @@ def _gather(engine: Engine, card: ModelCard, dataset: Dataset, seed: int) -> lis
     seen = []
     with bar("Tuning", len(chosen)) as advance:
         for index in chosen:
-            image, truth = dataset.read(index)
+            engine, dataset, place = items[index]
+            image, truth = dataset.read(place)
             valid = dataset.labels.valid(truth)
             if valid is None or valid.any():
                 seen.append(_Seen(index, whole_image(engine, image), truth, valid))
@@ -440,17 +452,18 @@ def _summed(areas: _Areas, pixels: Array, values: Sequence[int], remove: bool) -
 
 
 def _averaging(
-    engine: Engine, card: ModelCard, dataset: Dataset, seen: Sequence[_Seen], pixels: int
+    items: Sequence[_Item], card: ModelCard, seen: Sequence[_Seen], pixels: int
 ) -> list[Gain]:
     """What averaging would add, on the first images, as many as `pixels` allow; never kept."""
     totals = np.cumsum([one.truth.size for one in seen])
     few = seen[: int(np.searchsorted(totals, pixels, side="right"))]
     if len(few) < LEAST:
         return []
-    averaged, table = Averaged(engine), []
+    table = []
     for one in few:
-        image, _ = dataset.read(one.index)
-        ways = (one.probabilities, temper(whole_image(averaged, image), card))
+        engine, dataset, place = items[one.index]
+        image, _ = dataset.read(place)
+        ways = (one.probabilities, temper(whole_image(Averaged(engine), image), card))
         table.append([_one_dice(one, probabilities, card) for probabilities in ways])
     dice = np.array(table)
     halves = [float((dice[half, 1] - dice[half, 0]).mean()) for half in _halves(len(few))]

@@ -1,8 +1,9 @@
-"""Which pictures belong together, and the parting into training and validation that respects it.
+"""Which pictures belong together, and the parting into training and validation, or into folds.
 
 Slices of one patient or tiles of one slide look alike: with some of them in training, the score on
 the others says little about a new patient. Groups come from names, by a pattern of the user's or
-by a guess, and from copies that `duplicates` found; what is in the files is left to others.
+by a guess, and from copies that `duplicates` found; they are never parted. What is in the files is
+left to others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from contorno.errors import ConfigError, InputError
 Array = NDArray[Any]
 
 _SHOWN = 5  # names in an error
+_LARGE = 0.25  # of a fold: a group of more is placed before the others
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,48 @@ def split(
             f"for validation; each needs at least one{why}"
         )
     return training, sorted(validation)
+
+
+def folds(
+    names: Sequence[str],
+    count: int,
+    *,
+    seed: int,
+    grouping: Grouping | None = None,
+    foreground: Mapping[str, float] | None = None,
+) -> list[list[str]]:
+    """Part names into folds of like size and like foreground; every name is in one, sorted.
+
+    Large groups are placed first, each into the fold that holds the least; then the others in order
+    of their foreground, so that neighbours in it come into different folds.
+
+    Args:
+        names: stems of the pairs.
+        count: how many folds.
+        seed: decides which of equals.
+        grouping: names that must stay together.
+        foreground: share of the pixels of each mask that are foreground.
+
+    Raises:
+        ConfigError: fewer than 2 folds, or more than groups.
+    """
+    units = _units(sorted(set(names)), grouping)
+    if not 2 <= count <= len(units):
+        what = f"groups ({grouping.rule})" if grouping else "usable pairs"
+        raise ConfigError(
+            f"folds ({count}) must be from 2 to {len(units)}, the number of {what}"
+            + (f"; try {max(2, min(5, len(units)))}" if len(units) > 1 else "")
+        )
+    rng = np.random.default_rng(seed)
+    units = [units[i] for i in rng.permutation(len(units))]  # equal ones stay shuffled
+    units.sort(key=lambda unit: _mean(unit, foreground or {}))
+    large = _LARGE * sum(map(len, units)) / count
+    units.sort(key=lambda unit: -len(unit) if len(unit) > max(large, 1) else 0)
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for unit in units:
+        order = rng.permutation(count).tolist()
+        parts[min(order, key=lambda fold: len(parts[fold]))] += unit
+    return [sorted(part) for part in parts]
 
 
 def _cuts(name: str, *, numbers: bool) -> Iterator[int]:
