@@ -338,16 +338,16 @@ def test_the_time_is_that_of_all_folds(run: Path, discs: Path, tmp_path: Path) -
     plan = folds.read_plan(run)
     assert plan.total is None
     assert plan.share() is None
-    timed = plan.model_copy(update={"wishes": {"time": 90.0}, "spent": ()})
-    assert timed.share() == 30
+    timed = plan.model_copy(update={"wishes": {"time": 120.0}, "before": 24.0, "spent": ()})
+    assert timed.share() == 30  # a twentieth is left for the end
     assert timed.model_copy(update={"spent": (20.0,)}).share() == 35
-    assert timed.model_copy(update={"spent": (20.0, 80.0)}).share() == 15  # half, at least
+    assert timed.model_copy(update={"spent": (20.0, 80.0)}).share() == 20  # half, at least
     assert plan.model_copy(update={"wishes": {}}).total == 600
     assert plan.model_copy(update={"wishes": {}, "recipe": "classic"}).total is None
     options = {"epochs": None, "time": "3s", "out": tmp_path / "run", "folds": 2}
     contorno.train(discs / "images", discs / "masks", **(OPTIONS | EXACT | options))
     configs = [read_config(tmp_path / "run" / f"fold{n}" / "config.toml") for n in (1, 2)]
-    assert configs[0].training.time == 1.5
+    assert 0.75 <= configs[0].training.time < 1.5
     assert configs[1].training.time >= 0.75
     assert "what remains of 0:03" in configs[1].reasons["training.time"]
     spent = folds.read_plan(tmp_path / "run").spent
