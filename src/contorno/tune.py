@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,22 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from contorno.calibration import relevant
+from contorno.candidates import (
+    THRESHOLDS,
+    Seen,
+    at_thresholds,
+    changed,
+    counts_of,
+    measured,
+    sizes_of,
+    summed,
+)
 from contorno.card import Gain, ModelCard, Tuned
 from contorno.data.dataset import Dataset
 from contorno.data.labels import Labels, classify
 from contorno.engines import Engine, whole_image
 from contorno.engines.averaging import Averaged
-from contorno.finish import draw, holes, layer, objects, put, temper, tempered
+from contorno.finish import draw, put, temper, tempered
 from contorno.metrics import mean_dice
 from contorno.progress import bar
 
@@ -37,7 +47,6 @@ _FALL, _LEAST_FALL = 0.01, 1e-4  # of the negative log-likelihood: relative, and
 _Item = tuple[Engine, Dataset, int]  # what is asked of which image, by its place in its set
 _SAMPLE = 20_000  # pixels of an image that the temperature is fitted to
 _HOTTEST = 4.0  # and 1/4 the coldest
-THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(5, 96))
 RULE = (
     "The validation images are parted into two halves. A choice is kept if what is best on either "
     f"half raises the mean Dice per image of the other by at least {MARGIN}, and if what is best "
@@ -45,37 +54,6 @@ RULE = (
     f"The temperature, which moves no outline, is kept if it lowers the negative log-likelihood in "
     f"the same way by at least {_FALL:.0%} and {_LEAST_FALL} nats a pixel."
 )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A validation image: its place among all, probabilities (K, H, W), class map, where valid."""
-
-    index: int
-    probabilities: Array
-    truth: Array
-    valid: Array | None
-
-
-@dataclass
-class _Counts:
-    """Pixels of the masks drawn so far, each (images, classes): right, drawn, and true ones."""
-
-    right: Array
-    drawn: Array
-    true: Array
-
-    def dice(self) -> Array:
-        """Mean Dice of each image; see `_dice`."""
-        return _dice(self.right, self.drawn, self.true)
-
-    def with_class(self, index: int, right: Array, drawn: Array) -> Array:
-        """Mean Dice of each image (images, candidates) with one class drawn otherwise."""
-        shape = (*right.shape, self.true.shape[1])  # (images, candidates, classes)
-        rights = np.broadcast_to(self.right[:, None], shape).copy()
-        drawns = np.broadcast_to(self.drawn[:, None], shape).copy()
-        rights[..., index], drawns[..., index] = right, drawn
-        return _dice(rights, drawns, np.broadcast_to(self.true[:, None], shape))
 
 
 def tune(
@@ -149,7 +127,7 @@ def _with(card: ModelCard, **values: Any) -> ModelCard:
     return card.model_copy(update={"tuned": card.tuned.model_copy(update=values)})
 
 
-def _gather(items: Sequence[_Item], card: ModelCard, seed: int) -> list[_Seen]:
+def _gather(items: Sequence[_Item], card: ModelCard, seed: int) -> list[Seen]:
     """Validation images in a random order, so that every second one makes a random half."""
     chosen: list[int] = []
     room = VALUES
@@ -168,7 +146,7 @@ def _gather(items: Sequence[_Item], card: ModelCard, seed: int) -> list[_Seen]:
             image, truth = dataset.read(place)
             valid = dataset.labels.valid(truth)
             if valid is None or valid.any():
-                seen.append(_Seen(index, whole_image(engine, image), truth, valid))
+                seen.append(Seen(index, whole_image(engine, image), truth, valid))
             advance()
     return seen
 
@@ -220,15 +198,6 @@ def _best(table: Array, default: int) -> int:
     return int(equal[np.abs(equal - default).argmin()])
 
 
-def _dice(right: Array, drawn: Array, true: Array) -> Array:
-    """Mean Dice over the last axis, that of the classes, as `metrics.mean_dice` has it."""
-    size = drawn + true
-    present = size > 0
-    each = np.where(present, 2 * right / np.maximum(size, 1), 0)
-    count = present.sum(axis=-1)
-    return np.where(count > 0, each.sum(axis=-1) / np.maximum(count, 1), 1.0)
-
-
 def _named(choice: str, labels: Labels, index: int) -> str:
     return choice if len(labels.scored) == 1 else f"{choice} of {labels.scored[index]}"
 
@@ -238,29 +207,10 @@ def _short(values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(values[:1] if len(set(values)) == 1 else values)
 
 
-def _counts(seen: Sequence[_Seen], maps: Sequence[Array], labels: Labels) -> _Counts:
-    rows = []
-    for one, classes in zip(seen, maps, strict=True):
-        layers = zip(labels.layers(one.truth), labels.layers(classes), strict=True)
-        rows.append([_three(truth, drawn, one.valid) for truth, drawn in layers])
-    table = np.array(rows, np.int64)  # (images, classes, 3)
-    return _Counts(table[..., 0], table[..., 1], table[..., 2])
-
-
-def _three(truth: Array, drawn: Array, valid: Array | None) -> tuple[int, int, int]:
-    if valid is not None:
-        truth, drawn = truth & valid, drawn & valid
-    return (
-        int(np.count_nonzero(truth & drawn)),
-        int(np.count_nonzero(drawn)),
-        int(np.count_nonzero(truth)),
-    )
-
-
 # Temperature ------------------------------------------------------------------------------------
 
 
-def _temperature(seen: Sequence[_Seen], card: ModelCard, seed: int) -> tuple[float, Gain]:
+def _temperature(seen: Sequence[Seen], card: ModelCard, seed: int) -> tuple[float, Gain]:
     samples = [_pixels(one, card, seed) for one in seen]
     one, other = ([samples[i] for i in half] for half in _halves(len(samples)))
 
@@ -295,7 +245,7 @@ def _temperature(seen: Sequence[_Seen], card: ModelCard, seed: int) -> tuple[flo
     return best if kept else 1.0, gain
 
 
-def _pixels(one: _Seen, card: ModelCard, seed: int) -> tuple[Array, Array]:
+def _pixels(one: Seen, card: ModelCard, seed: int) -> tuple[Array, Array]:
     """A random part of the pixels that count (see `calibration.RULE`): (K, n), and classes (n,).
 
     Where classes stand alone, K is 1, the pixels are those of all classes, and their class 0 or 1.
@@ -337,7 +287,7 @@ def _nll(probabilities: Array, classes: Array, temperature: float, exclusive: bo
 # Threshold --------------------------------------------------------------------------------------
 
 
-def _thresholds(seen: Sequence[_Seen], card: ModelCard) -> tuple[tuple[float, ...], list[Gain]]:
+def _thresholds(seen: Sequence[Seen], card: ModelCard) -> tuple[tuple[float, ...], list[Gain]]:
     """Thresholds of the classes, one after the other; none where they exclude each other.
 
     There the largest of several probabilities decides, and a weight for each class, the like of a
@@ -346,11 +296,11 @@ def _thresholds(seen: Sequence[_Seen], card: ModelCard) -> tuple[tuple[float, ..
     labels, default = card.labels, THRESHOLDS.index(0.5)
     if card.exclusive:
         return (0.5,), []
-    counts = _counts(seen, [classify(one.probabilities, labels, 0.5) for one in seen], labels)
+    counts = counts_of(seen, [classify(one.probabilities, labels, 0.5) for one in seen], labels)
     chosen, gains = [], []
     for index in range(len(labels.scored)):
         right, drawn = map(
-            np.array, zip(*(_at_thresholds(one, labels, index) for one in seen), strict=True)
+            np.array, zip(*(at_thresholds(one, labels, index) for one in seen), strict=True)
         )
         table = counts.with_class(index, right, drawn)
         place, gain = _decide(_named("threshold", labels, index), THRESHOLDS, default, table)
@@ -360,53 +310,24 @@ def _thresholds(seen: Sequence[_Seen], card: ModelCard) -> tuple[tuple[float, ..
     return _short(chosen), gains
 
 
-def _at_thresholds(one: _Seen, labels: Labels, index: int) -> tuple[Array, Array]:
-    """Right and drawn pixels of a class at each of `THRESHOLDS`."""
-    truth, found = layer(one.truth, labels, index), one.probabilities[index]
-    if one.valid is not None:
-        truth, found = truth[one.valid], found[one.valid]
-    # Number of thresholds that each pixel reaches, compared in float32 as `classify` does.
-    reached = np.searchsorted(np.array(THRESHOLDS, np.float32), found.ravel(), side="right")
-    size = len(THRESHOLDS) + 1
-    drawn = np.bincount(reached, minlength=size)[::-1].cumsum()[::-1][1:]
-    right = np.bincount(reached[truth.ravel()], minlength=size)[::-1].cumsum()[::-1][1:]
-    return right, drawn
-
-
 # Objects and holes ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Areas:
-    """The objects, or holes, of a class in one image.
-
-    Args:
-        where: number of the one that each pixel lies in, (H, W).
-        sizes: by number, its pixels.
-        right, drawn: by number, its pixels that are true and valid, and all that are valid.
-    """
-
-    where: Array
-    sizes: Array
-    right: Array
-    drawn: Array
-
-
 def _areas(
-    seen: Sequence[_Seen], maps: list[Array], labels: Labels, index: int, *, remove: bool
+    seen: Sequence[Seen], maps: list[Array], labels: Labels, index: int, *, remove: bool
 ) -> tuple[int, Gain | None]:
     """Choose the smallest object, or the largest filled hole, of a class; change the maps so."""
     found = [
-        _measured(one, classes, labels, index, remove=remove)
+        measured(one, classes, labels, index, remove=remove)
         for one, classes in zip(seen, maps, strict=True)
     ]
-    values = _sizes(found, remove)
+    values = sizes_of(found, remove)
     if len(values) == 1:
         return 0, None
-    counts = _counts(seen, maps, labels)
+    counts = counts_of(seen, maps, labels)
     sign = -1 if remove else 1
-    right = sign * np.array([_summed(areas, areas.right, values, remove) for areas in found])
-    drawn = sign * np.array([_summed(areas, areas.drawn, values, remove) for areas in found])
+    right = sign * np.array([summed(areas, areas.right, values, remove) for areas in found])
+    drawn = sign * np.array([summed(areas, areas.drawn, values, remove) for areas in found])
     table = counts.with_class(
         index, counts.right[:, index, None] + right, counts.drawn[:, index, None] + drawn
     )
@@ -414,45 +335,16 @@ def _areas(
     place, gain = _decide(_named(f"{name} in pixels", labels, index), values, 0, table)
     if place:
         for i, areas in enumerate(found):
-            which = _changed(areas.sizes, values[place], remove)
+            which = changed(areas.sizes, values[place], remove)
             maps[i] = put(maps[i], labels, index, which[areas.where], present=not remove)
     return values[place], gain
-
-
-def _measured(one: _Seen, classes: Array, labels: Labels, index: int, *, remove: bool) -> _Areas:
-    found = objects(layer(classes, labels, index)) if remove else holes(classes, labels, index)
-    where, sizes = found
-    truth = layer(one.truth, labels, index)
-    inside = where if one.valid is None else where[one.valid]
-    true = where[truth if one.valid is None else truth & one.valid]
-    count = len(sizes)
-    right, drawn = np.bincount(true, minlength=count), np.bincount(inside.ravel(), minlength=count)
-    return _Areas(where, sizes, right, drawn)
-
-
-def _sizes(found: Sequence[_Areas], remove: bool) -> list[int]:
-    """Candidates: 0, which changes nothing, and steps of the square root of 2 up to the largest."""
-    largest = max(int(areas.sizes[1:].max(initial=0)) for areas in found)
-    first = 2 if remove else 1  # an object has no fewer pixels than 1
-    steps = {round(2 ** (step / 2)) for step in range(64)}
-    return [0, *sorted(step for step in steps if first <= step <= largest)]
-
-
-def _changed(sizes: Array, value: int, remove: bool) -> Array:
-    """Which objects are removed, or which holes filled, at a value."""
-    return sizes < value if remove else (sizes > 0) & (sizes <= value)
-
-
-def _summed(areas: _Areas, pixels: Array, values: Sequence[int], remove: bool) -> list[int]:
-    """Pixels in what is removed or filled at each value."""
-    return [int(pixels[_changed(areas.sizes, value, remove)].sum()) for value in values]
 
 
 # Averaging --------------------------------------------------------------------------------------
 
 
 def _averaging(
-    items: Sequence[_Item], card: ModelCard, seen: Sequence[_Seen], pixels: int
+    items: Sequence[_Item], card: ModelCard, seen: Sequence[Seen], pixels: int
 ) -> list[Gain]:
     """What averaging would add, on the first images, as many as `pixels` allow; never kept."""
     totals = np.cumsum([one.truth.size for one in seen])
@@ -481,7 +373,7 @@ def _averaging(
     return [gain]
 
 
-def _one_dice(one: _Seen, probabilities: Array, card: ModelCard) -> float:
+def _one_dice(one: Seen, probabilities: Array, card: ModelCard) -> float:
     labels, classes = card.labels, draw(probabilities, card)
     layers = zip(labels.layers(one.truth), labels.layers(classes), strict=True)
     return mean_dice(layers, one.valid)
