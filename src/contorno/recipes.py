@@ -22,7 +22,8 @@ from contorno.losses import loss_function
 
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
-_SHORT = 180.0  # seconds: below, a CPU sees too few crops to train base width 32
+FEWEST = 400  # steps that a network of base width 32 needs to be better than one of 16
+_WIDE, _NARROW = 32, 16  # base widths
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
 _NETWORK = ("widths", "up")
@@ -231,16 +232,14 @@ def _auto(
     on_cpu = hardware.accelerator == "cpu"
     batch = wishes.get("batch_size") or (4 if on_cpu else 16)
     time = None if "epochs" in wishes else wishes.get("time", DEFAULT_TIME)
-    short = on_cpu and time is not None and time < _SHORT
-    base = 16 if short else 32
     crops = max(1, round(seen.height * seen.width / crop**2))
     loss = "ce+dice" if seen.exclusive else "bce+dice"
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
         "network.out_channels": _outputs(seen),
         "network.widths": (
-            tuple(base * 2**level for level in range(5)),
-            "base width 16: the time is short" if short else "base width 32, as in nnU-Net",
+            _widths(_WIDE),
+            "base width 32, as in nnU-Net",
         ),
         "network.up": ("transposed", "a third less arithmetic than bilinear at equal widths"),
         "preprocessing.mean": (seen.mean, "mean of the training images"),
@@ -278,6 +277,25 @@ def _auto(
     if "epochs" not in wishes:
         choices["training.time"] = (time, "ten minutes unless told otherwise")
     return choices
+
+
+def narrower(config: Config, steps: int) -> Config | None:
+    """A configuration of narrower networks, where the time allows too few steps of wide ones.
+
+    Args:
+        config: of recipe auto; None comes back for others, and for widths that were asked for.
+        steps: that fit the time.
+    """
+    if config.network.widths != _widths(_WIDE) or steps >= FEWEST:
+        return None
+    if config.training.recipe != "auto" or config.reasons.get("network.widths") == "as asked":
+        return None
+    reason = f"base width {_NARROW}: {steps} steps of {_WIDE} fit the time, too few to learn more"
+    return config.replace("network", reason, widths=_widths(_NARROW))
+
+
+def _widths(base: int) -> tuple[int, ...]:
+    return tuple(base * 2**level for level in range(5))
 
 
 def _outputs(seen: Fingerprint) -> tuple[int, str]:

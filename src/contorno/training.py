@@ -24,7 +24,7 @@ from contorno.hardware import Hardware, choose
 from contorno.model import Model, load
 from contorno.progress import clock, say, warn
 from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
-from contorno.recipes import fingerprint, resolve
+from contorno.recipes import fingerprint, narrower, resolve
 from contorno.report import write_report
 from contorno.runfolder import read_split, write_split
 from contorno.train import TUNING, fit, plan
@@ -225,13 +225,21 @@ def _plan(trainer: Trainer, workers: int) -> Trainer:
     seconds = trainer.config.training.time
     if seconds is None:
         return trainer
-    reason = f"fills {clock(seconds)} at the speed measured here"
+    reason = f"fills {clock(seconds)} at the speed measured here; the end follows the clock"
     asked = {name for name, why in trainer.config.reasons.items() if why == "as asked"}
     values = plan(trainer, seconds, workers=workers)
+    narrow = narrower(trainer.config, values["epochs"] * values["steps_per_epoch"])
+    if narrow is not None:
+        trainer = _anew(trainer, narrow)
+        values = plan(trainer, seconds, workers=workers)
     values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
-    planned = trainer.config.replace("training", reason, **values)
+    return _anew(trainer, trainer.config.replace("training", reason, **values))
+
+
+def _anew(trainer: Trainer, config: Config) -> Trainer:
+    """The trainer of the same run with another configuration."""
     parts = trainer.training, trainer.validation
-    return Trainer(planned, *parts, trainer.hardware, trainer.run, began=trainer.began)
+    return Trainer(config, *parts, trainer.hardware, trainer.run, began=trainer.began)
 
 
 def finish(
