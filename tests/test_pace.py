@@ -44,6 +44,7 @@ def test_a_plan_fits_the_time_and_leaves_the_weights(
         assert planned["epochs"] >= 1
         assert 1 <= planned["steps_per_epoch"] <= new.sampler.steps
         assert 1 <= planned["validate_every"] <= planned["epochs"]
+        assert planned["validate_images"] == len(new.validation)
     totals = [planned["epochs"] * planned["steps_per_epoch"] for planned in plans]
     assert totals[0] < totals[1] < totals[2]
     after = new.segmenter.state_dict()
@@ -143,3 +144,16 @@ def test_a_resumed_run_keeps_the_rest_of_its_time(
     fit(again, workers=0)
     whole = spent + clock.now - 10_000 + after(200.0, 0.0)
     assert abs(whole - 200) <= 4
+
+
+def test_where_validation_is_dear_some_images_do(discs: Path, tmp_path: Path) -> None:
+    new = trainer(discs, tmp_path, validate_images=1)
+    read: list[int] = []
+    real = new.validation.read
+    object.__setattr__(new.validation, "read", lambda i: read.append(i) or real(i))
+    with StopRequest() as stop:
+        first, again = new.validate(stop), new.validate(stop)
+    assert len(read) == 2
+    assert read[0] == read[1]  # always the same ones
+    assert first == again
+    assert new.validated == 1

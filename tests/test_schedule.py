@@ -17,17 +17,21 @@ from contorno.schedule import (
 
 @pytest.mark.parametrize("seconds", [1, 60, 600, 36000])
 @pytest.mark.parametrize("step", [0.01, 0.9, 26.0])
-@pytest.mark.parametrize("validation", [0.01, 5.0])
+@pytest.mark.parametrize("image", [0.001, 0.5])
+@pytest.mark.parametrize("images", [2, 100])
 @pytest.mark.parametrize("whole", [3, 30, 3000])
 def test_a_schedule_fills_the_time(
-    seconds: float, step: float, validation: float, whole: int
+    seconds: float, step: float, image: float, images: int, whole: int
 ) -> None:
-    planned = fit_to_time(seconds, step=step, validation=validation, whole=whole)
+    planned = fit_to_time(seconds, step=step, image=image, images=images, whole=whole)
     steps, epochs, every = (planned[k] for k in ("steps_per_epoch", "epochs", "validate_every"))
+    some = planned["validate_images"]
     assert 1 <= steps <= whole
     assert 1 <= every <= epochs
-    spent = epochs * (steps * step + validation / every)
-    one = steps * step + validation  # what rounding to whole epochs can add
+    assert min(images, 8) <= some <= images
+    assert some == images or some <= max(8, 0.015 * seconds / image)
+    spent = epochs * (steps * step + some * image / every)
+    one = steps * step + some * image  # what rounding to whole epochs can add
     assert spent <= seconds + one
     assert spent >= min(seconds - one, one)
 
@@ -64,7 +68,7 @@ def test_the_learning_rate_goes_on_from_where_it_was(seconds: float) -> None:
     recipe = TrainingConfig(epochs=50, steps_per_epoch=4, warmup=0.1, learning_rate=1.0)
     position = Position(epochs=50, micro_batch=4)
     before = rates(recipe, position, range(10))
-    follow(position, left=seconds * 40 / 6, epoch=1.0)
+    follow(position, left=seconds * 40 / 6, epoch=1.0, validated=True)
     assert position.epochs == 10 + round(seconds * 40 / 6)
     after = rates(recipe, position, range(10, position.epochs))
     steps = [abs(a - b) for a, b in zip([before[-1], *after], after, strict=False)]
@@ -82,22 +86,28 @@ def test_following_changes_nothing_where_the_pace_is_kept() -> None:
     kept, found = Position(epochs=30, micro_batch=4), []
     for epoch in range(30):
         found += rates(recipe, kept, range(epoch, epoch + 1))
-        follow(kept, left=2.0 * (29 - epoch), epoch=2.0)
+        follow(kept, left=2.0 * (29 - epoch), epoch=2.0, validated=True)
     assert kept.epochs == 30
     assert found == pytest.approx(expected)
 
 
 def test_a_schedule_ends_when_no_time_is_left() -> None:
     position = Position(epochs=30, micro_batch=4, epoch=11)
-    follow(position, left=-5.0, epoch=2.0)
-    assert position.epochs == 12
+    follow(position, left=-5.0, epoch=2.0, validated=False)
+    assert position.epochs == 13  # the last one is always validated
+    position.epoch = 12
+    follow(position, left=-7.0, epoch=2.0, validated=True)
+    assert position.epochs == 13
+    early = Position(epochs=30, micro_batch=4, epoch=11)
+    follow(early, left=-5.0, epoch=2.0, validated=True)
+    assert early.epochs == 12
 
 
 def test_an_end_is_an_end() -> None:
     """Neither an annealed schedule nor one that is being cooled is made longer."""
     done = Position(epochs=30, micro_batch=4, epoch=29)
-    follow(done, left=100.0, epoch=2.0)
+    follow(done, left=100.0, epoch=2.0, validated=True)
     assert done.epochs == 30
     cooled = Position(epochs=30, micro_batch=4, epoch=11, cooling=10)
-    follow(cooled, left=100.0, epoch=2.0)
+    follow(cooled, left=100.0, epoch=2.0, validated=True)
     assert cooled.epochs == 30

@@ -678,18 +678,25 @@ def test_all_bad_values_of_a_section_are_listed(discs: Path, tmp_path: Path) -> 
     ]
 
 
-def test_the_recipe_asks_less_of_a_short_time(discs: Path, tmp_path: Path) -> None:
+def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:
     from contorno.config import DataConfig
     from contorno.hardware import choose
-    from contorno.recipes import fingerprint, resolve
+    from contorno.recipes import FEWEST, fingerprint, narrower, resolve
 
     seen, hardware = fingerprint(read_all(discs)), choose(device="cpu", precision="32")
     assert (seen.images, seen.height, seen.width, seen.channels) == (10, 32, 32, 1)
     data = DataConfig(images="i")
-    short = resolve("auto", data, seen, hardware, {"time": 60.0})
     long = resolve("auto", data, seen, hardware, {"time": 3600.0})
     default = resolve("auto", data, seen, hardware, {})
-    assert short.network.widths[0] < long.network.widths[0]
+    short = narrower(long, FEWEST - 1)
+    assert short is not None
+    assert short.network.widths == tuple(width // 2 for width in long.network.widths)
+    assert f"{FEWEST - 1} steps" in short.reasons["network.widths"]
+    assert narrower(long, FEWEST) is None
+    assert narrower(short, 1) is None
+    wishes = {"time": 60.0, "widths": (32, 64, 128, 256, 512)}
+    assert narrower(resolve("auto", data, seen, hardware, wishes), 1) is None  # as asked
+    assert narrower(resolve("classic", data, seen, hardware, {}), 1) is None
     assert default.training.time == 600
     assert long.reasons["training.time"] == "as asked"
     everything = {

@@ -99,6 +99,7 @@ class TrainingConfig(Section):
     crop: int | None = Field(None, ge=16)
     steps_per_epoch: int = Field(1, ge=1)
     validate_every: int = Field(1, ge=1)
+    validate_images: int | None = Field(None, ge=1)
     augment: bool = True
     ema: float = Field(0.0, ge=0, lt=1)
     clip: float = Field(0.0, ge=0)

@@ -22,7 +22,7 @@ from contorno.losses import loss_function
 
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
-FEWEST = 400  # steps that a network of base width 32 needs to be better than one of 16
+FEWEST = 600  # steps of base width 32 that a time must have room for, to be better than one of 16
 _WIDE, _NARROW = 32, 16  # base widths
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off

@@ -13,6 +13,8 @@ from contorno.config import TrainingConfig
 _LEAST_EPOCHS = 40  # that a time is cut into: the best of many is kept, and the end can be moved
 _LEAST_STEPS = 10  # in an epoch, so that its loss means something
 _VALIDATION = 0.15  # of the time may go to validation
+_ONE_VALIDATION = 0.015  # so that there are ten of them
+_LEAST_IMAGES = 8  # that validate, so that their Dice means something
 
 
 @dataclass
@@ -67,7 +69,7 @@ def cool_if_stuck(recipe: TrainingConfig, position: Position) -> bool:
     return True
 
 
-def follow(position: Position, *, left: float, epoch: float) -> None:
+def follow(position: Position, *, left: float, epoch: float, validated: bool) -> None:
     """Fit the rest of the schedule to the rest of the time, at the end of an epoch.
 
     What lies behind stays: the learning rate goes on from where it is, more or less steeply. A
@@ -77,30 +79,42 @@ def follow(position: Position, *, left: float, epoch: float) -> None:
         position: still in the epoch that has ended.
         left: seconds.
         epoch: seconds that one takes, with its share of validation.
+        validated: whether this one was; if not, there is one more at least.
     """
     done = position.epoch + 1
     if done >= position.epochs or position.cooling is not None:
         return
     position.reached = _progress(position, done)
-    position.fitted, position.epochs = done, done + max(0, round(left / epoch))
+    position.fitted = done
+    position.epochs = done + max(0 if validated else 1, round(left / epoch))
 
 
-def fit_to_time(seconds: float, *, step: float, validation: float, whole: int) -> dict[str, int]:
+def fit_to_time(
+    seconds: float, *, step: float, image: float, images: int, whole: int
+) -> dict[str, int]:
     """Cut a time into epochs; `follow` changes how many as they go by.
 
     Args:
         seconds: for training and validation together.
-        step, validation: seconds that one step and one validation take.
+        step, image: seconds that one step, and one validation image, take.
+        images: that validate.
         whole: steps that see all the data once, the most that an epoch has.
 
     Returns:
-        Values of epochs, steps_per_epoch and validate_every.
+        Values of epochs, steps_per_epoch, validate_every and validate_images.
     """
     total = max(1, int(seconds / step))
     steps = min(whole, total, max(total // _LEAST_EPOCHS, _LEAST_STEPS))
+    some = min(images, max(_LEAST_IMAGES, int(_ONE_VALIDATION * seconds / image)))
+    validation = some * image
     every = max(1, math.ceil(validation / (_VALIDATION * steps * step)))
     epochs = max(1, round(seconds / (steps * step + validation / every)))
-    return {"epochs": epochs, "steps_per_epoch": steps, "validate_every": min(every, epochs)}
+    return {
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "validate_every": min(every, epochs),
+        "validate_images": some,
+    }
 
 
 def _progress(position: Position, epochs: float) -> float:

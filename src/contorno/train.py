@@ -26,9 +26,9 @@ from contorno.trainer import Trainer
 
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
 TUNING = 0.02  # of the time, to measure what averaging would do
-_MARKS = 4  # validations that the pace is measured over
-_REPORT = 3.0  # seconds for the report
-_SCORING = 4.0  # times a validation: tuning, the final score and its figures
+_RECENT = 4  # epochs that the pace is measured over
+_REPORT = 6.0  # seconds for the report
+_SCORING = 2.0  # times a validation with every image: tuning, the final score and its figures
 
 
 def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
@@ -58,8 +58,9 @@ def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
             _train_epoch(trainer, stop, advance, first, workers)
             record = _record(trainer)
             if validates(recipe, position):
-                record |= _validate_epoch(trainer, stop, pace, first)
-            log.epoch(record)
+                record |= _validate_epoch(trainer, stop, first)
+            pace.keep(position.seconds, record.get("validation_seconds"))
+            log.epoch(record | {"epochs": position.epochs})
             position.epoch, position.step = position.epoch + 1, 0
             position.loss = position.seconds = 0.0
             if trainer.save_is_due() or position.epoch == position.epochs:
@@ -86,10 +87,8 @@ def _train_epoch(
             trainer.save()
 
 
-def _validate_epoch(
-    trainer: Trainer, stop: StopRequest, pace: Pace, first: FirstSteps
-) -> dict[str, Any]:
-    """Score the model, keep it if it is the best, see when the run is to end; what to log."""
+def _validate_epoch(trainer: Trainer, stop: StopRequest, first: FirstSteps) -> dict[str, Any]:
+    """Score the model, keep it if it is the best, see whether to end early; what to log."""
     began = time.monotonic()
     scores = trainer.validate(stop)
     if scores is None:
@@ -102,19 +101,16 @@ def _validate_epoch(
             f"No better mask for {trainer.config.training.patience} epochs: annealing now, ending "
             f"after epoch {trainer.position.epochs}."
         )
-    took = time.monotonic() - began
-    pace.keep(took)
     return {
         "validation_dice": scores.dice,
         "validation_loss": scores.error,
-        "validation_seconds": round(took, 3),
+        "validation_seconds": round(time.monotonic() - began, 3),
         "best": better,
-        "epochs": trainer.position.epochs,
     }
 
 
 class Pace:
-    """Keeps a run's time, if it has one: the schedule is fitted anew after every validation.
+    """Keeps a run's time, if it has one: the schedule is fitted anew after every epoch.
 
     Args:
         trainer: whose.
@@ -122,17 +118,20 @@ class Pace:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._marks = deque([(trainer.position.epoch, time.monotonic())], maxlen=_MARKS)
+        self._epochs = deque[float](maxlen=_RECENT)  # seconds that the last ones took
+        self._validation = 0.0  # seconds of the last
 
-    def keep(self, validation: float) -> None:
-        """Call at the end of an epoch, with the seconds that its validation took."""
-        position, budget = self._trainer.position, self._trainer.config.training.time
-        if budget is None:
+    def keep(self, epoch: float, validation: float | None) -> None:
+        """Call at the end of an epoch, with the seconds that it and its validation took."""
+        trainer, recipe = self._trainer, self._trainer.config.training
+        if recipe.time is None:
             return
-        self._marks.append((position.epoch + 1, time.monotonic()))
-        (first, began), (last, ended) = self._marks[0], self._marks[-1]
-        left = budget - self._trainer.spent - after(budget, validation)
-        follow(position, left=left, epoch=(ended - began) / (last - first))
+        self._epochs.append(epoch)
+        self._validation = self._validation if validation is None else validation
+        whole = self._validation * len(trainer.validation) / trainer.validated
+        left = recipe.time - trainer.spent - after(recipe.time, whole)
+        each = sum(self._epochs) / len(self._epochs) + self._validation / recipe.validate_every
+        follow(trainer.position, left=left, epoch=each, validated=validation is not None)
 
 
 def after(budget: float, validation: float) -> float:
@@ -140,7 +139,7 @@ def after(budget: float, validation: float) -> float:
 
     Args:
         budget: of the whole run, in seconds.
-        validation: seconds that one validation takes.
+        validation: seconds that all validation images take.
     """
     return _REPORT + _SCORING * validation + TUNING * budget
 
@@ -154,7 +153,7 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
         workers: as in `fit`.
 
     Returns:
-        Values of epochs, steps_per_epoch and validate_every.
+        See `fit_to_time`.
     """
     before = copy.deepcopy(trainer.segmenter.state_dict())
     step = 1.1 * _pace(  # the update itself and the data come on top
@@ -165,10 +164,11 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     trainer.segmenter.load_state_dict(before)
     image, _ = trainer.validation.read(0)
     one = _pace(lambda image: whole_image(trainer.engine, image), [image] * 5, seconds)
-    pixels = sum(facts.pixels for facts in trainer.validation.facts)
-    validation = one * pixels / (image.shape[0] * image.shape[1])
-    left = max(seconds - trainer.spent - after(seconds, validation), seconds / 10)
-    return fit_to_time(left, step=step, validation=validation, whole=trainer.sampler.steps)
+    images = len(trainer.validation)
+    pixels = sum(facts.pixels for facts in trainer.validation.facts) / images
+    one *= pixels / (image.shape[0] * image.shape[1])
+    left = max(seconds - trainer.spent - after(seconds, one * images), seconds / 10)
+    return fit_to_time(left, step=step, image=one, images=images, whole=trainer.sampler.steps)
 
 
 def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> float:
@@ -191,7 +191,7 @@ def _record(trainer: Trainer) -> dict[str, Any]:
     position = trainer.position
     return {
         "epoch": position.epoch + 1,
-        "epochs": position.epochs,
+        "epochs": position.epochs,  # may still change at the end of the epoch
         "step": (position.epoch + 1) * trainer.sampler.steps,
         "loss": position.loss / position.step,
         "learning_rate": position.learning_rate,
