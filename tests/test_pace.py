@@ -156,4 +156,4 @@ def test_where_validation_is_dear_some_images_do(discs: Path, tmp_path: Path) ->
     assert len(read) == 2
     assert read[0] == read[1]  # always the same ones
     assert first == again
-    assert new.validated == 1
+    assert new.validating() == read[:1]

@@ -120,6 +120,8 @@ class Pace:
         self._trainer = trainer
         self._epochs = deque[float](maxlen=_RECENT)  # seconds that the last ones took
         self._validation = 0.0  # seconds of the last
+        pixels = [facts.pixels for facts in trainer.validation.facts]
+        self._times = sum(pixels) / sum(pixels[index] for index in trainer.validating())
 
     def keep(self, epoch: float, validation: float | None) -> None:
         """Call at the end of an epoch, with the seconds that it and its validation took."""
@@ -128,8 +130,7 @@ class Pace:
             return
         self._epochs.append(epoch)
         self._validation = self._validation if validation is None else validation
-        whole = self._validation * len(trainer.validation) / trainer.validated
-        left = recipe.time - trainer.spent - after(recipe.time, whole)
+        left = recipe.time - trainer.spent - after(recipe.time, self._times * self._validation)
         each = sum(self._epochs) / len(self._epochs) + self._validation / recipe.validate_every
         follow(trainer.position, left=left, epoch=each, validated=validation is not None)
 

@@ -253,7 +253,7 @@ class Trainer:
         """Draw the masks of whole images and score them; None when stopped."""
         scores, errors, drawn, true = [], [], [], []
         labels = self.training.labels
-        for index in self._validating():
+        for index in self.validating():
             if stop.requested:
                 return None
             image, truth = self.validation.read(index)
@@ -269,17 +269,12 @@ class Trainer:
             true.append(np.mean((truth > 0) if valid is None else (truth > 0) & valid))
         return Validation(*(float(np.mean(each)) for each in (scores, errors, drawn, true)))
 
-    @property
-    def validated(self) -> int:
-        """How many images a validation looks at."""
-        return min(
-            len(self.validation), self.config.training.validate_images or len(self.validation)
-        )
-
-    def _validating(self) -> list[int]:
+    def validating(self) -> list[int]:
         """Which images a validation looks at, always the same ones."""
-        order = np.random.default_rng(self.config.training.seed).permutation(len(self.validation))
-        return sorted(order[: self.validated].tolist())
+        count = len(self.validation)
+        some = self.config.training.validate_images or count
+        order = np.random.default_rng(self.config.training.seed).permutation(count)
+        return sorted(order[:some].tolist())
 
     def _squared_error(self, found: Array, truth: Array) -> float:
         """Mean squared difference of probabilities (K, H, W) and the truth, where it counts."""
