@@ -43,6 +43,8 @@ def test_expected_dice_by_hand() -> None:
     p = np.array([[[0.9, 0.6, 0.4, 0.1]]], np.float32)
     assert expected(p, card()) == pytest.approx(2 * 1.5 / (2.0 + 2))
     assert expected(p, card(thresholds=(0.3,))) == pytest.approx(2 * 1.9 / (2.0 + 3))
+    faint = np.array([[[0.9, 0.6, 0.4, 0.1, *[0.09] * 100]]], np.float32)
+    assert expected(faint, card()) == expected(p, card())  # however large the background
     sure = np.array([[[1, 1, 0, 0]]], np.float32)
     assert expected(sure, card()) == 1
 
@@ -65,7 +67,7 @@ def test_expected_dice_of_several_classes_is_the_mean_over_those_drawn() -> None
 
 def test_expected_dice_is_the_mean_dice_of_truths_drawn_from_the_probabilities() -> None:
     rng = np.random.default_rng(0)
-    p = np.clip(rng.normal(0.5, 0.35, (1, 40, 40)), 0.01, 0.99).astype(np.float32)
+    p = np.clip(rng.normal(0.5, 0.35, (1, 40, 40)), 0.1, 0.99).astype(np.float32)
     mask = finish(p, card()) == 1
     dice = []
     for _ in range(400):

@@ -24,6 +24,7 @@ from contorno.files import write_bytes
 
 Array = NDArray[Any]
 SURE = 0.8  # a pixel whose class has less is unsure
+FAINT = 0.1  # a probability below does not count towards an expected Dice
 BEYOND = 0.1  # of the range of the training images: less is no reason for a remark
 NAME = "doubt.csv"
 _COLUMNS = ("rank", "image", "expected_dice", "unsure", "distance", "unlike")
@@ -73,8 +74,9 @@ def doubt(image: Array, probabilities: Array, classes: Array, card: ModelCard) -
 def expected_dice(probabilities: Array, classes: Array, card: ModelCard) -> float:
     """The Dice that a mask has if the probabilities are right: 2 sum(pm) / (sum(p) + sum(m)).
 
-    The mean over the classes that are drawn. Where none is, the chance that the likeliest pixel
-    is background: only then would an empty mask be right.
+    A p below `FAINT` counts as 0: summed over a large background, next to nothing would outweigh
+    the object. The mean over the classes that are drawn. Where none is, the chance that the
+    likeliest pixel is background: only then would an empty mask be right.
 
     Args:
         probabilities: p, (K, H, W), tempered; of overlapping classes each its own, of exclusive
@@ -88,6 +90,7 @@ def expected_dice(probabilities: Array, classes: Array, card: ModelCard) -> floa
     for found, mask in zip(scored, labels.layers(classes), strict=True):
         pixels = int(np.count_nonzero(mask))
         if pixels:
+            found = np.where(found < FAINT, 0, found)
             both = float(found[mask].sum(dtype=np.float64))
             each.append(2 * both / (float(found.sum(dtype=np.float64)) + pixels))
     return float(np.mean(each)) if each else 1 - float(scored.max())
