@@ -322,9 +322,7 @@ def test_a_large_group_gets_a_fold_for_itself() -> None:
 
 def test_more_folds_than_groups_are_refused() -> None:
     grouping = Grouping({"a1": "a", "a2": "a", "b1": "b"}, "by letter")
-    with pytest.raises(
-        ConfigError, match=r"folds \(3\) must be from 2 to 2, .* by letter.*; try 2"
-    ):
+    with pytest.raises(ConfigError, match=r"folds \(3\) must be from 2 to 2, .*by letter.*; try 2"):
         folds(["a1", "a2", "b1"], 3, seed=0, grouping=grouping)
     with pytest.raises(
         ConfigError, match=r"folds \(1\) must be from 2 to 3, .* usable pairs; try 3"
