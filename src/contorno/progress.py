@@ -169,19 +169,20 @@ def bench_table(result: dict[str, Any]) -> None:
     height, width = result["size"]
     what = "random noise" if result["noise"] else "a picture"
     grid = Table(title=f"{what} of {width} x {height}, {result['gflop']:.1f} GFLOP")
-    for name in ("engine", "ms (range)", "images/s", "of the peak", "same pixels", "Dice"):
+    for name in ("engine", "ms (range)", "images/s", "peak", "equal", "Dice"):
         grid.add_column(name, justify="left" if name == "engine" else "right", no_wrap=True)
     for row in sorted(result["engines"], key=lambda row: float(row["ms"])):
         share, dice = row["share_of_peak"], row["dice"]
         grid.add_row(
             row["engine"] + (" *" if row["engine"] == result["fastest"] else ""),
-            f"{row['ms']:.0f} ({row['ms_low']:.0f} to {row['ms_high']:.0f})",
+            f"{row['ms']:.0f} ({row['ms_low']:.0f}-{row['ms_high']:.0f})",
             f"{row['images_per_second']:.2f}",
             "-" if share is None else f"{share:.0%}",
             f"{row['agreement']:.3%}",
             _plain(dice),
         )
     Console(highlight=False).print(grid)
+    say("peak: share of the processor's; equal: pixels drawn as by float32")
     peaks = [f"{p:.2f} {name}" for name, p in result["peak"].items() if p is not None]
     step = result["training"]
     say(
