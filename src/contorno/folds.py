@@ -222,11 +222,11 @@ def _train(run: Path, plan: Plan, whole: Dataset, workers: int) -> Model:
     for fold in range(len(plan.spent), count):
         try:
             seconds = _train_fold(run, plan, whole, fold, workers)
-        except Interrupted as error:
+        except (Interrupted, KeyboardInterrupt) as error:
             raise Interrupted(
                 f"Stopped in fold {fold + 1} of {count}; everything is saved. Go on with:\n"
                 f"  contorno train --resume {run}",
-                exit_code=error.exit_code,
+                exit_code=error.exit_code if isinstance(error, Interrupted) else 130,
             ) from None
         plan = plan.model_copy(update={"spent": (*plan.spent, round(seconds, 2))})
         plan.write(run)
