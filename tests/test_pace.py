@@ -19,8 +19,9 @@ from contorno.cli import main
 from contorno.config import read_config
 from contorno.data.batches import Batch
 from contorno.errors import Interrupted
+from contorno.pace import after, plan
 from contorno.signals import StopRequest
-from contorno.train import after, fit, plan
+from contorno.train import fit
 from contorno.trainer import Trainer
 
 
@@ -85,7 +86,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        for name in ("train", "trainer"):
+        for name in ("pace", "train", "trainer"):
             module = import_module(f"contorno.{name}")  # contorno.train itself is the function
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 

@@ -110,9 +110,7 @@ def familiar(dataset: Dataset) -> Familiar:
     rows: dict[str, list[Array]] = {name: [] for name in _WORDS}
     for facts in dataset.facts:
         assert facts.statistics is not None  # `load` asks for them
-        mean = np.array(facts.statistics.sums) / facts.pixels
-        square = np.array(facts.statistics.squares) / facts.pixels
-        spread = np.sqrt(np.maximum(square - mean**2, 0))
+        mean, spread = facts.statistics.mean_and_spread(facts.pixels)
         values = (mean, spread, np.array(facts.statistics.sharpness))
         for name, value in zip(_WORDS, values, strict=True):
             rows[name].append(np.broadcast_to(value, (dataset.channels,)))  # or (1,): grey

@@ -33,10 +33,11 @@ def about_parts(training: Dataset, validation: Dataset) -> list[str]:
             f"Validation has {len(validation)} image(s), too few to tell a good model from a lucky "
             "one: read its Dice with care, or give it more (--validation 0.3)."
         )
+    theirs = _properties(validation)
     unlike = [
         f"{name} {'more' if more > 0.5 else 'less'} in {max(more, 1 - more):.0%} of all pairs"
-        for name, of in _PROPERTIES.items()
-        if (more := _more(of(training), of(validation))) is not None
+        for name, values in _properties(training).items()
+        if (more := _more(values, theirs[name])) is not None
     ]
     if unlike:
         words.append(
@@ -56,29 +57,15 @@ def _more(training: Array, validation: Array) -> float | None:
     return share if test.pvalue < _DOUBT and abs(share - 0.5) > _APART - 0.5 else None
 
 
-def _brightness(part: Dataset) -> Array:
-    means = []
+def _properties(part: Dataset) -> dict[str, Array]:
+    """What images may differ in, a value for each image; channels together."""
+    light = []
     for facts in part.facts:
         assert facts.statistics is not None  # `load` asks for them
-        means.append(np.mean(facts.statistics.sums) / facts.pixels)
-    return np.array(means)
-
-
-def _contrast(part: Dataset) -> Array:
-    spreads = []
-    for facts in part.facts:
-        assert facts.statistics is not None
-        mean = np.array(facts.statistics.sums) / facts.pixels
-        square = np.array(facts.statistics.squares) / facts.pixels
-        spreads.append(np.sqrt(np.maximum(square - mean**2, 0)).mean())
-    return np.array(spreads)
-
-
-_PROPERTIES: dict[str, Callable[[Dataset], Array]] = {
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "foreground": lambda part: np.array([part.foreground_share(i) for i in range(len(part))]),
-}
+        light.append([one.mean() for one in facts.statistics.mean_and_spread(facts.pixels)])
+    brightness, contrast = np.array(light).T
+    foreground = np.array([part.foreground_share(i) for i in range(len(part))])
+    return {"brightness": brightness, "contrast": contrast, "foreground": foreground}
 
 
 class FirstSteps:

@@ -21,7 +21,6 @@ from contorno.config import Config, DataConfig, read_config
 from contorno.data.dataset import Dataset
 from contorno.data.groups import folds as draw_folds
 from contorno.data.labels import Labels
-from contorno.data.pairs import Pair
 from contorno.doubt import familiar
 from contorno.ensemble import PLAN, pooled_card, write_ensemble
 from contorno.errors import ConfigError, InputError, Interrupted, Problem
@@ -32,7 +31,7 @@ from contorno.model import Model, load
 from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
 from contorno.report import write_report
-from contorno.runfolder import read_split
+from contorno.runfolder import files_of, pairs_of, read_split
 from contorno.suspects import RULE, Suspicion, write_suspects
 from contorno.trainer import Trainer
 from contorno.training import begin, finish, read_again, read_material, restored
@@ -148,7 +147,7 @@ def start(
         precision="bf16" if hardware.bf16 else "32",
         upright=found.pairs.upright,
         labels=found.pairs.labels,
-        pairs={pair.name: _files(pair) for pair in found.pairs.pairs},
+        pairs=files_of(found.pairs),
         parts=tuple(map(tuple, parts)),
         rule=rule + (f"; groups are not parted: {grouping.rule}" if grouping else ""),
         groups=None if grouping is None else grouping.of,
@@ -164,10 +163,7 @@ def resume(run: Path, workers: int) -> Model:
     """Continue a run of folds exactly; see `api.train`."""
     sweep(run)
     plan = read_plan(run)
-    pairs = [
-        Pair(name, tuple(map(Path, files["images"])), tuple(map(Path, files["masks"])))
-        for name, files in plan.pairs.items()
-    ]
+    pairs = pairs_of(plan.pairs)
     whole = read_again(run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers)
     say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
     return _train(run, plan, whole, workers)
@@ -194,13 +190,6 @@ def read_plan(run: Path) -> Plan:
     if sorted(name for part in plan.parts for name in part) != sorted(plan.pairs):
         raise InputError(f"{run / PLAN}: its folds do not hold every pair once; restore it")
     return plan
-
-
-def _files(pair: Pair) -> dict[str, list[str]]:
-    return {
-        "images": [str(path.resolve()) for path in pair.images],
-        "masks": [str(path.resolve()) for path in pair.masks],
-    }
 
 
 def _others(plan: Plan, fold: int) -> list[str]:

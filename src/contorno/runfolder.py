@@ -13,6 +13,7 @@ from typing import Any
 from contorno.data.dataset import Dataset
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
+from contorno.ensemble import PLAN
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.files import write_text
 from contorno.progress import warn
@@ -44,7 +45,7 @@ def write_split(
     }
     if groups is not None:
         parts["groups"] = dict(groups)
-    parts |= {"training": _files(training), "validation": _files(validation)}
+    parts |= {"training": files_of(training), "validation": files_of(validation)}
     left_out = {"problems": [problem.as_dict() for problem in problems]}
     write_text(run / "split.json", json.dumps(parts | left_out, indent=1))
 
@@ -74,7 +75,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "state").is_dir() or (path / "folds.json").is_file()
+    return (path / "state").is_dir() or (path / PLAN).is_file()
 
 
 def read_split(path: Path) -> dict[str, Any]:
@@ -84,10 +85,7 @@ def read_split(path: Path) -> dict[str, Any]:
         names = [*parts["training"], *parts["validation"]]
         parts["labels"] = Labels.model_validate(parts["labels"])
         for part in ("training", "validation"):
-            parts[part] = [
-                Pair(name, tuple(map(Path, files["images"])), tuple(map(Path, files["masks"])))
-                for name, files in parts[part].items()
-            ]
+            parts[part] = pairs_of(parts[part])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path.parent}: split.json cannot be read: {error}") from None
     strange = [name for name in names if Path(name).name != name]
@@ -111,7 +109,8 @@ def seen_in_training(run: Path | None, dataset: Dataset) -> str:
     return f"images given to evaluate; {words}, so expect less on new ones"
 
 
-def _files(dataset: Dataset) -> dict[str, dict[str, list[str]]]:
+def files_of(dataset: Dataset) -> dict[str, dict[str, list[str]]]:
+    """The files of every name, "images" and "masks", as they stand in a run folder."""
     return {
         pair.name: {
             "images": [str(path.resolve()) for path in pair.images],
@@ -119,3 +118,11 @@ def _files(dataset: Dataset) -> dict[str, dict[str, list[str]]]:
         }
         for pair in dataset.pairs
     }
+
+
+def pairs_of(files: Mapping[str, Mapping[str, Sequence[str]]]) -> list[Pair]:
+    """The pairs of `files_of`."""
+    return [
+        Pair(name, tuple(map(Path, each["images"])), tuple(map(Path, each["masks"])))
+        for name, each in files.items()
+    ]

@@ -22,12 +22,13 @@ from contorno.evaluate import evaluate
 from contorno.files import sweep
 from contorno.hardware import Hardware, choose
 from contorno.model import Model, load
+from contorno.pace import TUNING, plan
 from contorno.progress import clock, say, warn
 from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
 from contorno.recipes import fingerprint, narrower, resolve
 from contorno.report import write_report
 from contorno.runfolder import read_split, write_split
-from contorno.train import TUNING, fit, plan
+from contorno.train import fit
 from contorno.trainer import Trainer
 from contorno.tune import tune, words
 

@@ -62,6 +62,11 @@ class Statistics:
     sharpness: tuple[float, ...]
     digest: bytes
 
+    def mean_and_spread(self, pixels: int) -> tuple[Array, Array]:
+        """Mean and standard deviation of each channel of an image of so many pixels."""
+        mean = np.array(self.sums) / pixels
+        return mean, np.sqrt(np.maximum(np.array(self.squares) / pixels - mean**2, 0))
+
 
 @dataclass(frozen=True)
 class Facts:
