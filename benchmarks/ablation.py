@@ -23,14 +23,17 @@ from typing import Any
 from accuracy_sets import SETS
 from page import RESULTS, machine
 
+QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
     "recipe": {},
-    "base 16": {"widths": (16, 32, 64, 128, 256)},
-    "base 24": {"widths": (24, 48, 96, 192, 384)},
-    "base 32": {"widths": (32, 64, 128, 256, 512)},
-    "base 64": {"widths": (64, 128, 256, 512, 1024)},
-    "4 levels": {"widths": (32, 64, 128, 256)},
+    "base 16 without patches": {"widths": QUICK, "patch": 1},
+    "base 16, patch 2": {"widths": QUICK, "patch": 2},
+    "base 32 without patches": {"widths": WIDE, "patch": 1},
+    "base 32, patch 2": {"widths": WIDE, "patch": 2},
+    "base 32, patch 4": {"widths": WIDE, "patch": 4},
+    "4 levels": {"widths": QUICK[:4], "patch": 2},
     "bilinear": {"up": "bilinear"},
+    "normalised by the set": {"normalise": "set"},
     "crop 128, batch 16": {"crop": 128, "batch_size": 16},
     "crop 192": {"crop": 192},
     "batch 2": {"batch_size": 2},

@@ -194,10 +194,11 @@ def shaken(network: nn.Module, *, seed: int = 0) -> nn.Module:
         norm.momentum = None  # plain mean over all batches
         for values, middle in ((norm.weight, 1.0), (norm.bias, 0.3)):
             values.data.copy_(middle + 0.4 * (torch.rand(values.shape, generator=random) - 0.5))
-    channels = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    first = next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    channels = first.in_channels // getattr(network, "patch", 1) ** 2
     network.train()
     with torch.no_grad():
-        network(torch.rand((2, channels.in_channels, 48, 80), generator=random))
+        network(torch.rand((2, channels, 48, 80), generator=random))
         last = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
         last.weight *= 4  # values that tell pixels apart
     for norm in norms:

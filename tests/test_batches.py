@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from making import Array, pictures, read_all, save
 
+from contorno.config import Preprocessing
 from contorno.data.batches import Batch, Sampler, random_crop
 from contorno.data.dataset import Dataset
 
@@ -23,7 +24,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def sampler(
     dataset: Dataset, *, crop: int | None = 32, batch: int = 3, steps: int = 5, seed: int = 0
 ) -> Sampler:
-    return Sampler(dataset, batch, crop, steps, None if crop else (40, 24), seed)
+    preprocessing = Preprocessing(size=None if crop else (40, 24))
+    return Sampler(dataset, batch, crop, steps, preprocessing, seed)
 
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:

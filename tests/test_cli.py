@@ -430,6 +430,7 @@ def test_sizes_in_words(count: float, words: str) -> None:
         (["--seed", "-1"], "seed (-1) must be 0 or more"),
         (["--recipe", "classic", "--batch-size", "0"], "training.batch_size: 0"),
         (["--crop", "64", "--widths", "1,2,3,4,5,6,7"], "leave less than 2 at the bottom"),
+        (["--crop", "64", "--patch", "4"], "halve the picture 4 times after a patch of 4, and 64"),
     ],
 )
 def test_values_that_cannot_work_are_named(

@@ -61,6 +61,7 @@ def model(
     size: tuple[int, int] | None = None,
     up: str = "transposed",
     architecture: str = "UNet",
+    patch: int = 1,
 ) -> Segmenter:
     """A small model with its card."""
     torch.manual_seed(0)
@@ -72,6 +73,7 @@ def model(
             out_channels=classes,
             widths=(4, 8, 16),
             up=up,
+            patch=patch,
         ),
         preprocessing=Preprocessing(
             mean=(0.1 * scale, 0.2 * scale, 0.3 * scale),
@@ -146,6 +148,18 @@ def test_probabilities_of_every_type_and_size(name: str, kind: str, classes: int
         assert np.abs(found - expected).mean() < FAR[name]
         if name in EXACT_ONES:
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@every_engine
+@pytest.mark.parametrize("up", ["transposed", "bilinear"])
+def test_pixels_taken_in_patches(name: str, up: str) -> None:
+    segmenter = model(up=up, patch=2)
+    engine = engine_of(name, segmenter)
+    for height, width in SIZES:
+        batch = pictures(2, height, width)
+        found = engine.probabilities(batch)
+        assert found.shape == (2, 1, height, width)
+        assert np.abs(found - plain(segmenter, batch)).mean() < FAR[name]
 
 
 @every_engine
@@ -245,7 +259,7 @@ def test_the_name_says_where_it_runs() -> None:
 class Counting:
     """A stand-in for an engine that notes what it is given, and has memory for `most` pixels."""
 
-    name = "stand-in"
+    name, preprocessing = "stand-in", Preprocessing()
 
     def __init__(self, *, tileable: bool, most: int) -> None:
         self.tileable, self.most = tileable, most
@@ -319,7 +333,7 @@ def test_averages_are_those_computed_by_hand(name: str, size: tuple[int, int], w
 class Pointwise:
     """Looks at each pixel alone, so that it does not matter how a picture lies."""
 
-    name, precision, tileable = "pointwise", "32", False
+    name, precision, tileable, preprocessing = "pointwise", "32", False, Preprocessing()
 
     def __init__(self) -> None:
         self.asked = 0
@@ -346,7 +360,7 @@ def test_averaging_changes_nothing_where_nothing_depends_on_the_way(
 class Constant:
     """Gives the same probabilities for every pixel."""
 
-    precision = "32"
+    precision, preprocessing = "32", Preprocessing()
 
     def __init__(self, *values: float, tileable: bool = True) -> None:
         self.values, self.tileable, self.name = np.array(values, np.float32), tileable, "constant"

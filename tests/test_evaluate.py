@@ -273,7 +273,7 @@ def test_one_channel_models_score_grey_pictures_saved_as_colour(tmp_path: Path) 
 class Echo:
     """An engine that takes the channels of a picture for the probabilities of the classes."""
 
-    name, tileable = "echo", True
+    name, tileable, preprocessing = "echo", True, Preprocessing()
 
     def probabilities(self, batch: Array) -> Array:
         return np.moveaxis(batch, -1, 1).astype(np.float32) / 255

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from notebooks import R1, R2, milesial, milesial_weights, shaken
 from torch import Tensor, nn
 
@@ -69,6 +71,39 @@ def test_the_output_has_the_size_of_the_input(
             assert output.max() <= 1
         if activation == "softmax":
             torch.testing.assert_close(output.sum(dim=1), torch.ones(2, height, width))
+
+
+@every_up
+@pytest.mark.parametrize("patch", [2, 3, 4])
+def test_patches_are_channels_of_a_plain_network(up: str, patch: int) -> None:
+    torch.manual_seed(0)
+    network = shaken(UNet(3, 2, WIDTHS, up=up, patch=patch)).double()
+    inner = UNet(3 * patch**2, 2 * patch**2, WIDTHS, up=up).eval().double()
+    inner.load_state_dict(network.state_dict())
+    images = picture(2, 3, 8 * patch, 12 * patch).double()
+    seen = torch.zeros(2, 3 * patch**2, 8, 12).double()
+    for row, column in product(range(patch), repeat=2):  # c, row, column, as in pixel shuffling
+        seen[:, row * patch + column :: patch**2] = images[:, :, row::patch, column::patch]
+    with torch.no_grad():
+        found, values = network(images), inner(seen)
+    for row, column in product(range(patch), repeat=2):
+        part = found[:, :, row::patch, column::patch]
+        torch.testing.assert_close(part, values[:, row * patch + column :: patch**2])
+
+
+@every_up
+@pytest.mark.parametrize("patch", [2, 4])
+def test_patches_of_pictures_of_any_size(up: str, patch: int) -> None:
+    torch.manual_seed(0)
+    network = shaken(UNet(3, 2, WIDTHS, up=up, patch=patch)).double()
+    for height, width in SIZES:
+        images = picture(1, 3, height, width).double()
+        down, right = (max(-edge % patch, 4 * patch - edge) for edge in (height, width))
+        whole = F.pad(images, (0, right, 0, down), mode="replicate")
+        with torch.no_grad():
+            found, expected = network(images), network(whole)[..., :height, :width]
+        assert found.shape == (1, 2, height, width)
+        torch.testing.assert_close(found, expected)
 
 
 @every_kind
@@ -221,6 +256,10 @@ def test_build_network_follows_the_config_and_names_unknown_architectures() -> N
     assert network(picture(1, 2, 9, 9)).shape == (1, 4, 9, 9)
     with pytest.raises(ConfigError, match=r"'VNet' is unknown; choose UNet, MilesialUNet"):
         build_network(config.model_copy(update={"architecture": "VNet"}))
+    with pytest.raises(ConfigError, match="patch is for architecture UNet, not MilesialUNet"):
+        build_network(config.model_copy(update={"architecture": "MilesialUNet", "patch": 2}))
+    with pytest.raises(ValueError, match=r"patch \(0\) must be at least 1 pixel"):
+        UNet(patch=0)
 
 
 # --- equal to independent plain PyTorch

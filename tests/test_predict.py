@@ -403,7 +403,7 @@ class Watched:
 
     def __init__(self, model: Model) -> None:
         self.name, self.model, self.shapes = "watched", model, []
-        self.tileable = True
+        self.tileable, self.preprocessing = True, model.engine.preprocessing
 
     def probabilities(self, batch: Array) -> Array:
         self.shapes.append(batch.shape[1:3])

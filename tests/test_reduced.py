@@ -49,6 +49,15 @@ def test_merged_equal_values_at_aligned_sizes(up: str, widths: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("up", ["transposed", "bilinear"])
+def test_patches(up: str) -> None:
+    torch.manual_seed(0)
+    plain = shaken(UNet(3, 2, (4, 8, 16), up=up, patch=2)).eval().double()
+    for size in ODD:
+        assert_same(plain, reduced(plain, merged=False).double(), *size)
+    assert_same(plain, reduced(plain, merged=True).double(), 24, 40)
+
+
+@pytest.mark.parametrize("up", ["transposed", "bilinear"])
 def test_probabilities(up: str) -> None:
     plain = network(up, activation="softmax")
     assert_same(plain, reduced(plain, merged=True).double(), 20, 32)

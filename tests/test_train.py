@@ -65,8 +65,10 @@ def validation_dice(trained: Trainer) -> float:
     each = []
     for index in range(len(trained.validation)):
         image, truth = trained.validation.read(index)
+        if card.preprocessing.normalise == "image":
+            image = (image - image.mean((0, 1))) / image.std((0, 1))
         with torch.no_grad():
-            output = segmenter(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])
+            output = segmenter(torch.from_numpy(np.float32(image)).permute(2, 0, 1)[None])
         drawn = finish(output[0].numpy(), card)
         both = np.count_nonzero(drawn & truth)
         each.append(2 * both / (np.count_nonzero(drawn) + np.count_nonzero(truth)))
@@ -209,6 +211,8 @@ def test_a_loss_that_is_not_finite_names_the_files(
             str(tmp_path / "run"),
             "--workers",
             "0",
+            "--normalise",
+            "set",
             *WORDS,
         ]
     )
@@ -681,30 +685,36 @@ def test_all_bad_values_of_a_section_are_listed(discs: Path, tmp_path: Path) -> 
 def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:
     from contorno.config import DataConfig
     from contorno.hardware import choose
-    from contorno.recipes import FEWEST, fingerprint, narrower, resolve
+    from contorno.recipes import ENOUGH, fingerprint, larger, resolve
 
     seen, hardware = fingerprint(read_all(discs)), choose(device="cpu", precision="32")
     assert (seen.images, seen.height, seen.width, seen.channels) == (10, 32, 32, 1)
     data = DataConfig(images="i")
-    long = resolve("auto", data, seen, hardware, {"time": 3600.0})
+    quick = resolve("auto", data, seen, hardware, {"time": 3600.0})
     default = resolve("auto", data, seen, hardware, {})
-    short = narrower(long, FEWEST - 1)
-    assert short is not None
-    assert short.network.widths == tuple(width // 2 for width in long.network.widths)
-    assert f"{FEWEST - 1} steps" in short.reasons["network.widths"]
-    assert narrower(long, FEWEST) is None
-    assert narrower(short, 1) is None
-    wishes = {"time": 60.0, "widths": (32, 64, 128, 256, 512)}
-    assert narrower(resolve("auto", data, seen, hardware, wishes), 1) is None  # as asked
-    assert narrower(resolve("classic", data, seen, hardware, {}), 1) is None
+    assert (quick.network.widths[0], quick.network.patch) == (16, 2)
+    assert larger(quick, 4 * ENOUGH - 1) is None
+    wide, whole = larger(quick, 4 * ENOUGH), larger(quick, 16 * ENOUGH)
+    assert wide is not None
+    assert (wide.network.widths[0], wide.network.patch) == (32, 2)
+    assert f"about {ENOUGH} steps" in wide.reasons["network.patch"]
+    assert whole is not None
+    assert (whole.network.widths[0], whole.network.patch) == (32, 1)
+    assert larger(wide, 10**6) is None
+    for wish in ({"widths": quick.network.widths}, {"patch": 2}):
+        asked = resolve("auto", data, seen, hardware, {"time": 3600.0, **wish})
+        assert larger(asked, 10**6) is None
+    assert larger(resolve("classic", data, seen, hardware, {}), 10**6) is None
+    counted = resolve("auto", data, seen, hardware, {"epochs": 3})
+    assert (counted.network.widths[0], counted.network.patch) == (32, 1)
     assert default.training.time == 600
-    assert long.reasons["training.time"] == "as asked"
+    assert quick.reasons["training.time"] == "as asked"
     everything = {
         f"{section}.{name}"
         for section in ("network", "preprocessing", "training")
-        for name in getattr(long, section).model_dump()
+        for name in getattr(quick, section).model_dump()
     }
-    assert set(long.reasons) <= everything
+    assert set(quick.reasons) <= everything
     assert read_image(discs / "images" / "p0.png").shape == (32, 32, 1)
 
 

@@ -45,6 +45,7 @@ class Given:
     name = "given"
     precision = "32"
     tileable = True
+    preprocessing = Preprocessing()
 
     def __init__(self, maps: dict[int, Array]) -> None:
         self.maps = maps

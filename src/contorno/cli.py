@@ -97,7 +97,9 @@ def train(
     size: Annotated[int | None, Parameter(group=_recipe)] = None,
     crop: Annotated[int | None, Parameter(group=_recipe)] = None,
     widths: Annotated[str | None, Parameter(group=_recipe)] = None,
+    patch: Annotated[int | None, Parameter(group=_recipe)] = None,
     up: Annotated[Literal["transposed", "bilinear"] | None, Parameter(group=_recipe)] = None,
+    normalise: Annotated[Literal["set", "image"] | None, Parameter(group=_recipe)] = None,
     loss: Annotated[
         Literal["mse", "bce", "ce", "dice", "bce+dice", "ce+dice", "focal", "tversky"] | None,
         Parameter(group=_recipe),
@@ -163,8 +165,12 @@ def train(
         Edge of the training crops (for auto).
     widths
         Channels of each level, such as 32,64,128,256,512.
+    patch
+        Edge of the squares of pixels that the network takes together: 1, 2 or 4.
     up
         How the decoder doubles the size.
+    normalise
+        By mean and spread of all training images (set), or of each image on its own (image).
     loss
         What is minimised.
     learning_rate
@@ -208,7 +214,9 @@ def train(
         size=None if size is None else (size, size),
         crop=crop,
         widths=_numbers(widths),
+        patch=patch,
         up=up,
+        normalise=normalise,
         loss=loss,
         learning_rate=learning_rate,
         seed=seed,

@@ -52,6 +52,7 @@ class NetworkConfig(Section):
     widths: tuple[PositiveInt, ...] = Field((64, 128, 256, 512, 1024), min_length=1)
     up: Up = "transposed"
     activation: Literal["sigmoid", "softmax"] | None = None
+    patch: int = Field(1, ge=1)
 
 
 class Preprocessing(Section):
@@ -59,6 +60,7 @@ class Preprocessing(Section):
 
     Args:
         mean, std: per channel, in the units of the image file.
+        normalise: by these ("set"), or each whole picture by its own mean and spread ("image").
         low, high: per channel, values that are cut off before; None: nothing is.
         range: smallest and largest value of the training images, None if unknown.
         dimmest: smallest of their largest values.
@@ -72,6 +74,7 @@ class Preprocessing(Section):
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
+    normalise: Literal["set", "image"] = "set"
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     range: tuple[float, float] | None = None

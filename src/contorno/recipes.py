@@ -22,12 +22,12 @@ from contorno.losses import loss_function
 
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
-FEWEST = 600  # steps of base width 32 that a time must have room for, to be better than one of 16
-_WIDE, _NARROW = 32, 16  # base widths
+ENOUGH = 2000  # steps that a time must have room for before a larger network is worth its steps
+_SIZES = ((16, 2), (32, 2), (32, 1))  # base width and patch of the networks, from the quickest on
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
-_NETWORK = ("widths", "up")
-_PREPROCESSING = ("size",)
+_NETWORK = ("widths", "up", "patch")
+_PREPROCESSING = ("size", "normalise")
 
 
 @dataclass(frozen=True)
@@ -234,16 +234,17 @@ def _auto(
     time = None if "epochs" in wishes else wishes.get("time", DEFAULT_TIME)
     crops = max(1, round(seen.height * seen.width / crop**2))
     loss = "ce+dice" if seen.exclusive else "bce+dice"
+    base, patch = _SIZES[-1 if time is None else 0]
+    size = "the largest" if time is None else "the time is short for a larger one"
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
         "network.out_channels": _outputs(seen),
-        "network.widths": (
-            _widths(_WIDE),
-            "base width 32, as in nnU-Net",
-        ),
+        "network.widths": (_widths(base), size),
+        "network.patch": (patch, size),
         "network.up": ("transposed", "a third less arithmetic than bilinear at equal widths"),
         "preprocessing.mean": (seen.mean, "mean of the training images"),
         "preprocessing.std": (seen.std, "spread of the training images"),
+        "preprocessing.normalise": ("image", "light differs; as in nnU-Net"),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
         **_reading(data, seen),
         "preprocessing.output": _output(wishes.get("loss", loss), exclusive=seen.exclusive),
@@ -279,19 +280,26 @@ def _auto(
     return choices
 
 
-def narrower(config: Config, steps: int) -> Config | None:
-    """A configuration of narrower networks, where the time allows too few steps of wide ones.
+def larger(config: Config, steps: int) -> Config | None:
+    """A configuration of the largest network of which the time allows enough steps.
 
     Args:
-        config: of recipe auto; None comes back for others, and for widths that were asked for.
-        steps: that fit the time.
+        config: of recipe auto with its quickest network; None comes back for others, for a network
+            that was asked for, and where the quickest is right.
+        steps: of that network that fit the time.
     """
-    if config.network.widths != _widths(_WIDE) or steps >= FEWEST:
+    network, asked = config.network, ("network.widths", "network.patch")
+    (quick, coarse), *others = _SIZES
+    if (network.widths, network.patch) != (_widths(quick), coarse):
         return None
-    if config.training.recipe != "auto" or config.reasons.get("network.widths") == "as asked":
+    if config.training.recipe != "auto" or "as asked" in map(config.reasons.get, asked):
         return None
-    reason = f"base width {_NARROW}: {steps} steps of {_WIDE} fit the time, too few to learn more"
-    return config.replace("network", reason, widths=_widths(_NARROW))
+    for base, patch in reversed(others):
+        least = steps * (quick / coarse * patch / base) ** 2  # by arithmetic; small ones waste some
+        if least >= ENOUGH:
+            reason = f"the time has room for about {least:.0f} steps, or more"
+            return config.replace("network", reason, widths=_widths(base), patch=patch)
+    return None
 
 
 def _widths(base: int) -> tuple[int, ...]:
@@ -350,10 +358,12 @@ def _check(config: Config, seen: Fingerprint) -> None:
     if training.augment and training.crop is None:
         raise ConfigError("augmentation needs square crops: give crop, or leave augmentation off")
     smallest = training.crop or min(config.preprocessing.size or (seen.height, seen.width))
-    if smallest < 2 ** len(network.widths):
+    if smallest < network.patch * 2 ** len(network.widths):
         raise ConfigError(
-            f"{len(network.widths)} widths halve the picture {len(network.widths) - 1} times, and "
-            f"{smallest} pixels leave less than 2 at the bottom; give fewer widths or more pixels"
+            f"{len(network.widths)} widths halve the picture {len(network.widths) - 1} times"
+            + (f" after a patch of {network.patch}" if network.patch > 1 else "")
+            + f", and {smallest} pixels leave less than 2 at the bottom; give fewer widths or more "
+            "pixels"
         )
     once = -(-seen.images // training.batch_size)
     if training.crop is None and training.steps_per_epoch > once:

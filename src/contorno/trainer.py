@@ -117,7 +117,7 @@ class Trainer:
             recipe.batch_size,
             recipe.crop,
             recipe.steps_per_epoch,
-            config.preprocessing.size,
+            config.preprocessing,
             recipe.seed,
         )
         self.position = Position(epochs=recipe.epochs, micro_batch=recipe.batch_size)

@@ -25,7 +25,7 @@ from contorno.model import Model, load
 from contorno.pace import TUNING, plan
 from contorno.progress import clock, say, warn
 from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
-from contorno.recipes import fingerprint, narrower, resolve
+from contorno.recipes import fingerprint, larger, resolve
 from contorno.report import write_report
 from contorno.runfolder import read_split, write_split
 from contorno.train import fit
@@ -229,9 +229,9 @@ def _plan(trainer: Trainer, workers: int) -> Trainer:
     reason = f"fills {clock(seconds)} at the speed measured here; the end follows the clock"
     asked = {name for name, why in trainer.config.reasons.items() if why == "as asked"}
     values = plan(trainer, seconds, workers=workers)
-    narrow = narrower(trainer.config, values["epochs"] * values["steps_per_epoch"])
-    if narrow is not None:
-        trainer = _anew(trainer, narrow)
+    able = larger(trainer.config, values["epochs"] * values["steps_per_epoch"])
+    if able is not None:
+        trainer = _anew(trainer, able)
         values = plan(trainer, seconds, workers=workers)
     values = {name: value for name, value in values.items() if f"training.{name}" not in asked}
     return _anew(trainer, trainer.config.replace("training", reason, **values))
@@ -298,11 +298,13 @@ def _announce(trainer: Trainer) -> None:
     recipe, network = trainer.config.training, trainer.config.network
     parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
     length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
+    patches = f" on patches of {network.patch} x {network.patch} pixels" * (network.patch > 1)
     if recipe.time:
         length += f", about {clock(recipe.time)}"
     say(
         f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
-        f"{', '.join(map(str, network.widths))}; {length}, batches of {recipe.batch_size}\n"
+        f"{', '.join(map(str, network.widths))}{patches}; {length}, batches of "
+        f"{recipe.batch_size}\n"
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
     for sentence in about_parts(trainer.training, trainer.validation):

@@ -5,8 +5,8 @@ No state exists that a resumed run would have to restore, and the number of work
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from contorno.ahead import in_order
+from contorno.config import Preprocessing
 from contorno.data.dataset import Dataset
 from contorno.data.labels import IGNORE, MOST_LAYERS
+from contorno.normalise import normaliser
 from contorno.resample import resize
 
 Array = NDArray[Any]
@@ -27,9 +29,10 @@ _CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isens
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (N, C, h, w) in file units, class maps (N, 1, h, w) float, and their names.
+    """Images (N, C, h, w), class maps (N, 1, h, w) float, and their names.
 
-    Resized masks of two classes are soft: shares of foreground from 0 to 1.
+    Images are in file units, or what `normaliser` makes of them where the model wants that; resized
+    masks of two classes are soft: shares of foreground from 0 to 1.
     """
 
     images: Tensor
@@ -46,7 +49,7 @@ class Sampler:
         batch_size: examples in a batch (the last of an epoch may have fewer, unless cropping).
         crop: edge of the square crops, or None for whole images.
         steps: batches in an epoch; without crops an epoch sees every image once.
-        size: (height, width) that whole images are resized to.
+        preprocessing: of the model: how images are normalised, and resized if they are.
         seed: of the run.
     """
 
@@ -54,8 +57,9 @@ class Sampler:
     batch_size: int
     crop: int | None
     steps: int
-    size: tuple[int, int] | None
+    preprocessing: Preprocessing
     seed: int
+    _normalisers: dict[int, Callable[[Array], Array]] = field(default_factory=dict, repr=False)
 
     def batches(self, epoch: int, *, start: int, workers: int) -> Iterator[Batch]:
         """The batches from step `start` of an epoch on, read and cut ahead by threads."""
@@ -84,27 +88,32 @@ class Sampler:
         of compute threads for each, all contending with the training for the cores."""
         examples = []
         for place, index in enumerate(self._chosen(epoch, step)):
-            image, mask = self.dataset.read(index)
+            whole, mask = self.dataset.read(index)
+            image = whole
             if self.crop is not None:
                 rng = self.rng(epoch, step, place)
                 multilabel = self.dataset.labels.multilabel
                 image, mask = random_crop(image, mask, self.crop, rng, multilabel=multilabel)
+            if index not in self._normalisers:
+                self._normalisers[index] = normaliser(whole, self.preprocessing)
+            image = self._normalisers[index](image)
             examples.append((self.dataset.pairs[index].name, image, mask))
         return examples
 
     def _collate(self, examples: list[Example]) -> Batch:
         names = tuple(name for name, _, _ in examples)
-        if self.size is None:
+        size = self.preprocessing.size
+        if size is None:
             images = _channels_last(np.stack([image for _, image, _ in examples]))
             masks = torch.from_numpy(np.stack([mask for _, _, mask in examples]))[:, None].float()
             return Batch(images, masks, names)
-        sized = [resize(_channels_last(i[None]).float(), *self.size) for _, i, _ in examples]
+        sized = [resize(_channels_last(i[None]).float(), *size) for _, i, _ in examples]
         labels = self.dataset.labels
         soft = labels.channels == 1 and not labels.ignored  # edges between 0 and 1, as in R1
         sized_masks = [
             resize(
                 torch.from_numpy(np.require(mask, requirements="W"))[None, None].float(),
-                *self.size,
+                *size,
                 mode="bilinear" if soft else "nearest-exact",
             )
             for _, _, mask in examples

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from contorno.config import Preprocessing
 from contorno.errors import OutOfMemory
+from contorno.normalise import normaliser
 from contorno.tiles import TILE, WHOLE, stitch
 
 
@@ -18,14 +20,19 @@ class Engine(Protocol):
         precision: "bf16", "32" (float32) or "int8".
         tileable: whether a piece of a picture may be given for the whole; not so for a model that
             resizes whatever it gets to one size.
+        preprocessing: of the model.
     """
 
     name: str
     precision: str
     tileable: bool
+    preprocessing: Preprocessing
 
     def probabilities(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32.
+        """Pictures or tiles (N, H, W, C) to probabilities (N, K, H, W) float32.
+
+        They are in file units, or what `normaliser` makes of them where the model wants that;
+        `whole_image` does it.
 
         Raises:
             OutOfMemory: the batch is too large.
@@ -34,17 +41,22 @@ class Engine(Protocol):
 
 
 def whole_image(engine: Engine, image: NDArray[Any]) -> NDArray[Any]:
-    """Probabilities (K, H, W) of a picture (H, W, C) of any size, in tiles where it is too large.
+    """Probabilities (K, H, W) of a picture (H, W, C) in file units, in tiles where it is too large.
 
     Raises:
         OutOfMemory: not even a tile fits.
     """
     pixels = image.shape[0] * image.shape[1]
+    prepare = normaliser(image, engine.preprocessing)
+
+    def run(pieces: NDArray[Any]) -> NDArray[Any]:
+        return engine.probabilities(prepare(pieces))
+
     if not engine.tileable:
-        return stitch(image, engine.probabilities, whole=pixels)
+        return stitch(image, run, whole=pixels)
     try:
-        return stitch(image, engine.probabilities)
+        return stitch(image, run)
     except OutOfMemory:
         if not TILE * TILE < pixels <= WHOLE:
             raise
-    return stitch(image, engine.probabilities, whole=0)
+    return stitch(image, run, whole=0)

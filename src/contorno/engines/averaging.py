@@ -33,10 +33,10 @@ class Averaged:
         self._engine = engine
         self.name = f"{engine.name}, averaged over mirrored and turned pictures"
         self.precision = engine.precision
-        self.tileable = engine.tileable
+        self.tileable, self.preprocessing = engine.tileable, engine.preprocessing
 
     def probabilities(self, batch: Array) -> Array:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
+        """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
         turns = range(4) if batch.shape[1] == batch.shape[2] else (0, 2)
         ways = [(turn, mirrored) for turn in turns for mirrored in (False, True)]
         total: Array | float = 0.0
@@ -69,9 +69,10 @@ class Ensemble:
         self.name = f"{'; '.join(names)}, mean of {len(engines)} models"
         self.precision = "+".join(dict.fromkeys(engine.precision for engine in engines))
         self.tileable = all(engine.tileable for engine in engines)
+        self.preprocessing = engines[0].preprocessing
 
     def probabilities(self, batch: Array) -> Array:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
+        """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
         total: Array | float = 0.0
         for engine in self._engines:
             total = total + self._tempered(engine.probabilities(batch)).astype(np.float64)

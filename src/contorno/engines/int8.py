@@ -22,6 +22,7 @@ from contorno.card import ModelCard
 from contorno.engines.openvino import library
 from contorno.engines.picture import around
 from contorno.errors import ContornoError
+from contorno.normalise import normaliser
 
 _MOST = 300  # pictures, nncf's own default
 _PICTURES = "pictures.npz"
@@ -41,7 +42,8 @@ def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDA
     """
     inputs: list[NDArray[Any]] = []
     for picture in pictures:  # as the graph would get them
-        around(lambda values: _noted(values, inputs), card, picture[None], align=True)
+        values = normaliser(picture, card.preprocessing)(picture[None])
+        around(lambda values: _noted(values, inputs), card, values, align=True)
     np.savez(folder / _PICTURES, *inputs[:_MOST])
     command = [sys.executable, "-m", "contorno.engines.int8", str(graph), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -28,6 +28,7 @@ class ONNXRuntimeEngine:
 
         self.name = "ONNX Runtime on CPU, float32"
         self.precision = "32"
+        self.preprocessing = card.preprocessing
         self.tileable = card.preprocessing.size is None
         self._card = card
         options = onnxruntime.SessionOptions()
@@ -38,7 +39,7 @@ class ONNXRuntimeEngine:
         )
 
     def probabilities(self, batch: Array) -> Array:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
+        """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
         return around(self._run, self._card, batch)
 
     def _run(self, values: Array) -> Array:

@@ -44,6 +44,7 @@ class OpenVINOEngine:
         *,
         threads: int | None = None,
     ) -> None:
+        self.preprocessing = card.preprocessing
         self.tileable = card.preprocessing.size is None
         self._graph, self._card, self._threads = graph, card, threads
         bf16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -53,7 +54,7 @@ class OpenVINOEngine:
         self._requests: dict[bool, Any] = {}
 
     def probabilities(self, batch: Array) -> Array:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
+        """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
         return around(self._run, self._card, batch, align=self.precision == "int8")
 
     def _run(self, values: Array) -> Array:

@@ -17,15 +17,15 @@ Array = NDArray[Any]
 
 def graph_type(card: ModelCard) -> str:
     """The type of pictures that the model's graph takes."""
-    if card.preprocessing.size is not None:
-        return "float32"  # resized values lie between those of the file
+    if card.preprocessing.size is not None or card.preprocessing.normalise == "image":
+        return "float32"  # resized values lie between those of the file, normalised ones anywhere
     dtype = card.preprocessing.dtype
     return "int32" if dtype == "uint16" else dtype  # PyTorch, which makes the graph, has no uint16
 
 
 def least(card: ModelCard) -> int:
     """The smallest edge that the network can halve as often as it does."""
-    return int(2 ** (len(card.network.widths) - 1))
+    return int(card.network.patch * 2 ** (len(card.network.widths) - 1))
 
 
 def is_aligned(card: ModelCard, height: int, width: int) -> bool:
@@ -36,13 +36,13 @@ def is_aligned(card: ModelCard, height: int, width: int) -> bool:
 def around(
     run: Callable[[Array], Array], card: ModelCard, batch: Array, *, align: bool = False
 ) -> Array:
-    """Probabilities (N, K, H, W) float32 of raw pictures (N, H, W, C) of any size.
+    """Probabilities (N, K, H, W) float32 of pictures (N, H, W, C) of any size.
 
     Args:
         run: the graph, from (N, h, w, C) of its type to (N, K, h, w), h and w as large as the
             network's halvings need, or the model's own size.
         card: the model's.
-        batch: the pictures.
+        batch: the pictures, as `Engine.probabilities` gets them.
         align: repeat the rim of pictures until they are aligned, for a graph that takes no others:
             near the lower and right rim that is not quite what the network itself would give.
 

@@ -30,7 +30,7 @@ class PyTorchEngine:
     def __init__(self, segmenter: Segmenter, hardware: Hardware, *, frozen: bool = False) -> None:
         self.name = f"PyTorch on {hardware.reason}"
         self.precision = "bf16" if hardware.bf16 else "32"
-        self.tileable = segmenter.size is None
+        self.tileable, self.preprocessing = segmenter.size is None, segmenter.preprocessing
         self._hardware = hardware
         use(hardware)
         if frozen:
@@ -41,7 +41,7 @@ class PyTorchEngine:
         )
 
     def probabilities(self, batch: Array) -> Array:
-        """Raw pictures (N, H, W, C) in file units to probabilities (N, K, H, W) float32."""
+        """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
         wide = batch.astype(np.int32) if batch.dtype == np.uint16 else batch
         own = np.require(wide, requirements=("C", "W"))  # torch takes no read-only arrays
         images = torch.from_numpy(own).permute(0, 3, 1, 2)  # channels_last without a copy

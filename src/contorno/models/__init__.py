@@ -28,4 +28,6 @@ def build_network(config: NetworkConfig) -> nn.Module:
     name = arguments.pop("architecture")
     if name not in ARCHITECTURES:
         raise ConfigError(f"architecture {name!r} is unknown; choose {', '.join(ARCHITECTURES)}")
+    if name != "UNet" and arguments.pop("patch") != 1:
+        raise ConfigError(f"patch is for architecture UNet, not {name}; leave it 1")
     return ARCHITECTURES[name](**arguments)

@@ -1,4 +1,4 @@
-"""A model as one graph for other engines: raw pictures in, probabilities out, any size.
+"""A model as one graph for other engines: pictures in, probabilities out, any size.
 
 Resizing to a model's own size is left to the engine: libraries smooth in different ways.
 """
@@ -53,7 +53,7 @@ class Portable(nn.Module):
         self.example = torch.zeros(shape, dtype=getattr(torch, dtype))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, H, W, C) raw values to (N, K, H, W) float32 probabilities."""
+        """(N, H, W, C) values to (N, K, H, W) float32 probabilities."""
         with blocks.aligned() if self.aligned else nullcontext():
             return self.segmenter.unsized(images.permute(0, 3, 1, 2))
 

@@ -15,7 +15,7 @@ from contorno.resample import resize
 
 
 class Segmenter(nn.Module):
-    """From raw picture values to probabilities.
+    """From picture values to probabilities: raw ones, or what `normaliser` makes of them.
 
     Args:
         network: from normalised pictures to values, same height and width.
@@ -29,7 +29,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.preprocessing = network, preprocessing
         self.size = preprocessing.size
         self.output = preprocessing.output
         self.clip = preprocessing.low is not None
@@ -40,19 +40,21 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) raw values to what the network wants."""
+        """(N, C, H, W) values to what the network wants."""
         images = images.float()
+        if self.preprocessing.normalise == "image":
+            return images  # it was done, to the whole picture
         if self.clip:
             images = images.clamp(self.low, self.high)
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) raw values to (N, K, H, W) float32 probabilities."""
+        """(N, C, H, W) values to (N, K, H, W) float32 probabilities."""
         if self.size is None:
             return self.unsized(images)
         height, width = images.shape[-2:]
         return resize(self.unsized(resize(images.float(), *self.size)), height, width)
 
     def unsized(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) raw values, of the model's own size if it has one, to probabilities."""
+        """(N, C, H, W) values, of the model's own size if it has one, to probabilities."""
         return activate(self.network(self.normalise(images)), self.output).float()
