@@ -37,14 +37,16 @@ def engine() -> PyTorchEngine:
     )
 
 
-def test_every_channel_has_mean_0_and_spread_1(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float32"])
+def test_every_channel_has_mean_0_and_spread_1(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(normalise, "_BAND", 56 * 7)  # bands of 7 rows: 40 rows are no multiple
-    image = picture()
+    image = picture().astype(kind)
     found = normaliser(image, OWN)(image)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found.mean((0, 1)), 0, atol=1e-5)
     np.testing.assert_allclose(found.std((0, 1)), 1, atol=1e-5)
-    expected = (image - image.mean((0, 1))) / image.std((0, 1))
+    values = image.astype(float)
+    expected = (values - values.mean((0, 1))) / values.std((0, 1))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -62,7 +64,14 @@ def test_an_empty_picture_stays_quiet() -> None:
 
 
 def test_outliers_are_cut_off_first() -> None:
-    image = picture().astype(np.uint16)
+    cut = OWN.model_copy(update={"low": (50.0,) * 3, "high": (150.0,) * 3})
+    image = picture()
+    expected = image.clip(50, 150).astype(float)
+    expected = (expected - expected.mean((0, 1))) / expected.std((0, 1))
+    for kind in ("uint8", "float32"):
+        found = normaliser(image.astype(kind), cut)(image.astype(kind))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    image = image.astype(np.uint16)
     hot = image.copy()
     hot[3, 3] = 60_000
     cut = OWN.model_copy(update={"low": (0.0,) * 3, "high": (255.0,) * 3})

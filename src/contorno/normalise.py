@@ -5,7 +5,7 @@ Crops and tiles are pieces of a picture, so what is done to them is decided befo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,44 @@ def normaliser(image: Array, preprocessing: Preprocessing) -> Callable[[Array], 
     """
     if preprocessing.normalise == "set":
         return lambda piece: piece
+    if image.dtype == np.uint8:  # a table of 256 values takes a sixth of the time
+        return _looked_up(image, preprocessing)
     mean, std = _moments(image, preprocessing)
-    std = np.maximum(std, _LEAST * np.array(preprocessing.std))
     return lambda piece: ((_cut(piece, preprocessing) - mean) / std).astype(np.float32)
+
+
+def _looked_up(image: Array, preprocessing: Preprocessing) -> Callable[[Array], Array]:
+    channels = range(image.shape[2])
+    counts = np.zeros((len(channels), 256))
+    for band in _bands(image):
+        counts += [np.bincount(band[..., c].ravel(), minlength=256) for c in channels]
+    values = _cut(np.broadcast_to(np.arange(256.0)[:, None], (256, len(channels))), preprocessing)
+    share = counts.T / (image.shape[0] * image.shape[1])  # (256, C)
+    mean = (share * values).sum(0)
+    std = _spread((share * np.square(values - mean)).sum(0), preprocessing)
+    table = np.ascontiguousarray(((values - mean) / std).T, np.float32)  # (C, 256)
+
+    def look_up(piece: Array) -> Array:
+        found = np.empty(piece.shape, np.float32)
+        for c in channels:
+            found[..., c] = table[c][piece[..., c]]
+        return found
+
+    return look_up
+
+
+def _moments(image: Array, preprocessing: Preprocessing) -> tuple[Array, Array]:
+    """Mean and standard deviation per channel, (C,) float64."""
+    pixels = image.shape[0] * image.shape[1]
+    bands = [_cut(band, preprocessing).sum((0, 1)) for band in _bands(image)]
+    mean = np.sum(bands, axis=0) / pixels
+    squares = [np.square(_cut(band, preprocessing) - mean).sum((0, 1)) for band in _bands(image)]
+    return mean, _spread(np.sum(squares, axis=0) / pixels, preprocessing)
+
+
+def _bands(image: Array) -> Iterator[Array]:
+    rows = max(1, _BAND // image.shape[1])
+    return (image[start : start + rows] for start in range(0, len(image), rows))
 
 
 def _cut(piece: Array, preprocessing: Preprocessing) -> Array:
@@ -44,11 +79,6 @@ def _cut(piece: Array, preprocessing: Preprocessing) -> Array:
     return values.clip(preprocessing.low, preprocessing.high)
 
 
-def _moments(image: Array, preprocessing: Preprocessing) -> tuple[Array, Array]:
-    """Mean and standard deviation per channel, (C,) float64, in bands of rows."""
-    rows = max(1, _BAND // image.shape[1])
-    bands = [image[start : start + rows] for start in range(0, len(image), rows)]
-    pixels = image.shape[0] * image.shape[1]
-    mean = sum(_cut(band, preprocessing).sum((0, 1)) for band in bands) / pixels
-    squares = sum(np.square(_cut(band, preprocessing) - mean).sum((0, 1)) for band in bands)
-    return np.asarray(mean), np.sqrt(np.asarray(squares) / pixels)
+def _spread(variance: Array, preprocessing: Preprocessing) -> Array:
+    least = _LEAST * np.array(preprocessing.std)
+    return np.maximum(np.sqrt(variance), least)
