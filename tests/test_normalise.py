@@ -50,6 +50,14 @@ def test_every_channel_has_mean_0_and_spread_1(kind: str, monkeypatch: pytest.Mo
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_8_and_16_bits_are_the_same_to_bfloat16() -> None:
+    eight = picture()
+    sixteen = eight.astype(np.uint16) * 257
+    wide = OWN.model_copy(update={"mean": (25_700.0,) * 3, "std": (10_280.0,) * 3})
+    one, other = normaliser(eight, OWN)(eight), normaliser(sixteen, wide)(sixteen)
+    assert torch.equal(torch.from_numpy(one).bfloat16(), torch.from_numpy(other).bfloat16())
+
+
 def test_pieces_are_those_of_the_whole_picture() -> None:
     image = picture()
     prepare = normaliser(image, OWN)
