@@ -207,6 +207,7 @@ def crops(run: Path) -> dict[str, Any]:
             "batch": training["batch_size"],
             "crop": [training["crop"]] * 2,
             "widths": config["network"]["widths"],
+            "patch": config["network"]["patch"],
         },
     }
 
