@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from making import Array, draw, pictures, read_all, save
+from making import Array, pictures, read_all, save
 
 from contorno.config import Preprocessing
 from contorno.data.batches import Batch, Sampler, random_crop
@@ -93,21 +93,6 @@ def test_crops_pass_over_all_images_equally_often(dataset: Dataset) -> None:
     for start in range(0, 105, 7):  # every pass, though passes and epochs do not line up
         assert sorted(seen[start : start + 7]) == dataset.names
     assert set(Counter(seen).values()) == {15}
-
-
-def test_larger_images_come_more_often(tmp_path: Path) -> None:
-    for index, size in enumerate([40, 40, 80, 160, 32]):  # the last is smaller than a crop
-        image, mask = draw(index, size=size)
-        save(tmp_path / "images" / f"p{index}.png", image)
-        save(tmp_path / "masks" / f"p{index}.png", (mask > 0).astype(np.uint8) * 255)
-    dataset = read_all(tmp_path)
-    batches = sampler(dataset, steps=9, crop=40).batches(0, start=0, workers=0)
-    seen = [name for batch in batches for name in batch.names]
-    expected = {"p0": 1, "p1": 1, "p2": 2, "p3": 4, "p4": 1}  # edges are as many times as long
-    for start in range(0, 27, 9):
-        assert Counter(seen[start : start + 9]) == expected
-    whole = sampler(dataset, crop=None, batch=1).batches(0, start=0, workers=0)
-    assert [name for batch in whole for name in batch.names].count("p3") == 1
 
 
 def test_a_batch_may_be_larger_than_the_set(dataset: Dataset) -> None:

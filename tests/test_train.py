@@ -530,9 +530,9 @@ def test_a_changed_run_is_not_resumed(
     api.train(data / "images", data / "masks", out=run, epochs=1, widths=(4,), crop=32, **EXACT)
     config = run / "config.toml"
     text = config.read_text()
-    assert "learning_rate = 0.002" in text
+    assert "learning_rate = 0.001" in text
 
-    config.write_text(text.replace("learning_rate = 0.002", "learning_rate = 0.003"))
+    config.write_text(text.replace("learning_rate = 0.001", "learning_rate = 0.003"))
     assert "the config changed since this run was stopped" in resumed(run, capsys)
     config.write_text(text.replace("epochs = 1\n", 'epochs = "many"\n'))
     assert "training.epochs: 'many'" in resumed(run, capsys)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -73,30 +73,15 @@ class Sampler:
         return np.random.default_rng([self.seed, len(key), *key])
 
     def _chosen(self, epoch: int, step: int) -> list[int]:
-        """Indices of the images of a batch: a stream of passes, each in an order of its own.
-
-        Where crops are taken, an image of four times the smallest one's area comes twice in a pass:
-        there is more to see in it, though as an image it counts no more than another.
-        """
-        images = self._images
-        count = len(images)
+        """Indices of the images of a batch: a stream of passes, each in an order of its own."""
+        count = len(self.dataset)
         if self.crop is None:  # an epoch is one pass; its last batch may be smaller
             first, last = step * self.batch_size, min((step + 1) * self.batch_size, count)
             numbers = range(epoch * count + first, epoch * count + last)
         else:
             first = (epoch * self.steps + step) * self.batch_size
             numbers = range(first, first + self.batch_size)
-        return [int(images[_order(self.seed, n // count, count)[n % count]]) for n in numbers]
-
-    @cached_property
-    def _images(self) -> Array:
-        """The images of a pass, those that come more than once as often."""
-        index = np.arange(len(self.dataset))
-        if self.crop is None:
-            return index
-        pixels = np.array([facts.pixels for facts in self.dataset.facts])
-        least = max(self.crop**2, pixels.min())
-        return np.repeat(index, np.maximum(1, np.sqrt(pixels / least).round()).astype(int))
+        return [int(_order(self.seed, n // count, count)[n % count]) for n in numbers]
 
     def _examples(self, epoch: int, step: int) -> list[Example]:
         """What a batch is made of; NumPy alone, since torch in several threads would start a team
