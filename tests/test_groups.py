@@ -330,3 +330,11 @@ def test_more_folds_than_groups_are_refused() -> None:
         folds(["a1", "a2", "b1"], 1, seed=0)
     with pytest.raises(ConfigError, match=r"folds \(2\) must be from 2 to 1"):
         folds(["a1"], 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"), [(2, 1), (10, 2), (250, 50), (400, 50), (2500, 50), (5000, 100)]
+)
+def test_the_usual_share_is_a_fifth_but_no_more_than_needed(pairs: int, expected: int) -> None:
+    names = [f"n{index}" for index in range(pairs)]
+    assert len(split(names, seed=0)[1]) == expected

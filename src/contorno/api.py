@@ -54,7 +54,7 @@ def train(
     files: PathLike | None = None,
     channels: str | Sequence[str] = (),
     pages: bool = False,
-    validation: float = 0.2,
+    validation: float | None = None,
     validation_files: PathLike | None = None,
     group: str | None = None,
     foreground: str = "bright",
@@ -81,7 +81,8 @@ def train(
         files: list of stems to restrict the data to.
         channels: where each channel has a file of its own, what their stems end in.
         pages: take the pages of a TIFF as channels.
-        validation: share of the pairs that validate.
+        validation: share of the pairs that validate; a fifth, but no more than 50 pairs or 2% of
+            them, when None.
         validation_files: list of the stems that validate.
         group: regular expression that finds the group in a stem; groups are never parted.
         foreground: "bright", "dark", "nonzero" or values such as "255" or "1,2".
@@ -111,14 +112,14 @@ def train(
             | {
                 "folds": folds,
                 "suffix": suffix,
+                "validation": validation,
                 "validation_files": validation_files,
                 "group": group,
             }
             | {"classes": classes, "ignore": ignore, "channels": channels or None},
             {"recipe": (recipe, "auto"), "foreground": (foreground, "bright")}
             | {"pages": (pages, False)}
-            | {"device": (device, "auto"), "precision": (precision, "auto")}
-            | {"validation": (validation, 0.2)},
+            | {"device": (device, "auto"), "precision": (precision, "auto")},
         )
         from contorno import folds as cross_validation
         from contorno import training

@@ -86,7 +86,7 @@ def train(
     files: Path | None = None,
     channels: str | None = None,
     pages: bool = False,
-    validation: float = 0.2,
+    validation: float | None = None,
     validation_files: Path | None = None,
     group: str | None = None,
     foreground: str = "bright",
@@ -143,7 +143,8 @@ def train(
     pages
         Take the pages of a TIFF as channels.
     validation
-        Share of the pairs that is kept for validation.
+        Share of the pairs that is kept for validation. Default: 0.2, or less where that is more
+        than 50 pairs.
     validation_files
         Text file of the stems that are kept for validation.
     group

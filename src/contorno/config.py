@@ -35,7 +35,7 @@ class DataConfig(Section):
     files: str | None = None
     channels: tuple[str, ...] = ()
     pages: bool = False
-    validation: float = Field(0.2, gt=0, lt=1)
+    validation: float | None = Field(None, gt=0, lt=1)
     validation_files: str | None = None
     group: str | None = None
     foreground: str | None = None

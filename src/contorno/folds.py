@@ -124,8 +124,7 @@ def start(
         workers: threads that decode and prepare batches.
         began: `time.monotonic()` at which the command began.
     """
-    usual = DataConfig.model_fields["validation"].default
-    if data.validation_files is not None or data.validation != usual:
+    if data.validation_files is not None or data.validation is not None:
         name = "validation" if data.validation_files is None else "validation_files"
         raise ConfigError(f"folds and {name} both say what validates: give one of the two")
     say(f"Computing on: {hardware.reason}")

@@ -15,6 +15,7 @@ from contorno.schedule import fit_to_time, follow
 from contorno.trainer import Trainer
 
 TUNING = 0.02  # of the time, to measure what averaging would do
+_TIMING = 2.0  # seconds that timing batches may take, or an image; the clock corrects it later
 _RECENT = 4  # epochs that the pace is measured over
 _REPORT = 6.0  # seconds for the report
 _SCORING = 2.0  # times a validation with every image: tuning, the final score and its figures
@@ -86,13 +87,13 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
 def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> float:
     """Seconds that one item takes: the median, without the first two, which set things up.
 
-    Ends after 3% of the budget, but not before three items.
+    Ends after 3% of the budget or `_TIMING`, but not before three items.
     """
     began, times = time.monotonic(), []
     for item in items:
         before = time.monotonic()
         work(item)
         times.append(time.monotonic() - before)
-        if len(times) >= 3 and time.monotonic() - began > 0.03 * budget:
+        if len(times) >= 3 and time.monotonic() - began > min(0.03 * budget, _TIMING):
             break
     return float(np.median(times[2:] or times))

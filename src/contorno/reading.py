@@ -165,7 +165,9 @@ def split_rule(data: DataConfig, grouping: Grouping | None) -> str:
     """How the set is parted, in words."""
     if data.validation_files:
         return f"the names in {data.validation_files} validate"
-    rule = f"{100 * data.validation:g}% validate, drawn so that the share of foreground is alike"
+    given = data.validation
+    share = f"{100 * given:g}%" if given else "a fifth, but no more than 50 or 2% of the pairs,"
+    rule = f"{share} validate, drawn so that the share of foreground is alike"
     return rule + (f"; groups are not parted: {grouping.rule}" if grouping else "")
 
 

@@ -12,7 +12,7 @@ from contorno.config import TrainingConfig
 
 _LEAST_EPOCHS = 40  # that a time is cut into: the best of many is kept, and the end can be moved
 _LEAST_STEPS = 10  # in an epoch, so that its loss means something
-_VALIDATION = 0.15  # of the time may go to validation
+_VALIDATION = 0.05  # of the time may go to validation
 _ONE_VALIDATION = 0.015  # so that there are ten of them
 _LEAST_IMAGES = 8  # that validate, so that their Dice means something
 
