@@ -109,7 +109,7 @@ def test_a_run_folder_holds_what_it_should(run: Path, data: Path) -> None:
     assert len(parts["training"]) == 6
     assert len(parts["validation"]) == 2
     assert parts["problems"] == []
-    assert "20% validate" in parts["rule"]
+    assert parts["rule"].startswith("a fifth, but no more than 50")
     assert [row["value"] for row in parts["labels"]["table"]] == ["1", "2"]
     for part in ("training", "validation"):
         for name, files in parts[part].items():

@@ -19,7 +19,8 @@ from contorno.images import read_raw_mask
 from contorno.model import load
 
 SIZE = 48
-QUICK: dict[str, Any] = {"widths": (8, 16), "batch_size": 4, "epochs": 30, **EXACT}
+FAST: dict[str, Any] = {"learning_rate": 2e-3, "epochs": 30}
+QUICK: dict[str, Any] = {"widths": (8, 16), "batch_size": 4, **FAST, **EXACT}
 
 
 def scene(seed: int) -> tuple[Array, Array]:

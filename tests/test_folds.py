@@ -20,6 +20,7 @@ from contorno import folds
 from contorno.cli import main
 from contorno.config import read_config
 from contorno.data.labels import classify
+from contorno.engines import whole_image
 from contorno.errors import ConfigError, InputError, Interrupted, ModelFileError
 from contorno.finish import finish
 from contorno.model import EnsembleModel
@@ -125,7 +126,7 @@ def test_the_scores_are_those_of_the_models_that_have_not_seen_the_image(
         assert row["name"] in plan.parts[row["fold"] - 1]
         member = ensemble.members[row["fold"] - 1]
         image = picture(discs, row["name"])
-        drawn = finish(member.engine.probabilities(image[None, ..., None])[0], card) == 1
+        drawn = finish(whole_image(member.engine, image[..., None]), card) == 1
         truth = np.asarray(Image.open(discs / "masks" / f"{row['name']}.png")) > 0
         expected = 2 * (drawn & truth).sum() / (drawn.sum() + truth.sum())
         assert row["dice"] == pytest.approx(expected)
@@ -157,7 +158,7 @@ def test_probabilities_are_the_mean_of_the_members(run: Path, discs: Path) -> No
     each = []
     for fold in range(1, FOLDS + 1):
         model = contorno.load(run / f"fold{fold}", **CPU, engine="pytorch")
-        raw = model.engine.probabilities(image[None, ..., None])[0, 0].astype(np.float64)
+        raw = whole_image(model.engine, image[..., None])[0].astype(np.float64)
         each.append(1 / (1 + (1 / raw - 1) ** (1 / temperature)))
     np.testing.assert_allclose(ensemble.probabilities(image), np.mean(each, axis=0), atol=1e-5)
     mask = classify(ensemble.probabilities(image)[None], ensemble.card.labels, 0.5)

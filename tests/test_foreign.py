@@ -66,6 +66,7 @@ def test_the_r2_notebook(classes: int, channels: int, tmp_path: Path) -> None:
         "widths": WIDTHS,
         "up": "bilinear",
         "activation": "sigmoid",
+        "patch": 1,
     }
     assert isinstance(foreign.network, UNet)
     assert not foreign.network.training

@@ -27,6 +27,7 @@ from contorno.data.dataset import Dataset
 from contorno.data.dataset import load as load_data
 from contorno.data.labels import Labels, classify
 from contorno.data.pairs import find_pairs
+from contorno.engines import whole_image
 from contorno.finish import draw, finish, temper, tempered
 from contorno.metrics import mean_dice
 from contorno.model import load
@@ -525,7 +526,7 @@ def test_everything_draws_the_same_mask(data: Path, run: Path, tmp_path: Path) -
         assert np.array_equal(mask, model.predict(picture))
         scored = np.asarray(Image.open(tmp_path / "scored" / "predictions" / path.name))
         assert np.array_equal(mask, scored)
-        raw = model.engine.probabilities(picture[None, ..., None])[0]
+        raw = whole_image(model.engine, picture[..., None])
         assert np.array_equal(mask > 0, finish(raw, card) > 0)
         written = tifffile.imread(tmp_path / "drawn" / f"{path.stem}_probability.tif")
         assert np.array_equal(written, temper(raw, card)[0])
