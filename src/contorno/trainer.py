@@ -157,7 +157,7 @@ class Trainer:
         """Images as the network wants them, and masks, on the device.
 
         Rounded to what the network computes in, before anything else is done to them: the same
-        picture then trains the same model, whether it comes as 8 bits, 16 bits or floats.
+        picture then trains the same model, whether it comes as 8 bits or 16.
         """
         images, masks = self.fabric.to_device((batch.images, batch.masks))
         images = self.segmenter.normalise(images)

@@ -88,14 +88,13 @@ class Sampler:
         of compute threads for each, all contending with the training for the cores."""
         examples = []
         for place, index in enumerate(self._chosen(epoch, step)):
-            whole, mask = self.dataset.read(index)
-            image = whole
+            image, mask = self.dataset.read(index)
+            if index not in self._normalisers:
+                self._normalisers[index] = normaliser(image, self.preprocessing)
             if self.crop is not None:
                 rng = self.rng(epoch, step, place)
                 multilabel = self.dataset.labels.multilabel
                 image, mask = random_crop(image, mask, self.crop, rng, multilabel=multilabel)
-            if index not in self._normalisers:
-                self._normalisers[index] = normaliser(whole, self.preprocessing)
             image = self._normalisers[index](image)
             examples.append((self.dataset.pairs[index].name, image, mask))
         return examples
