@@ -56,8 +56,8 @@ three.
 - Dice is the mean over the test images; of three classes the two that are not background are
   scored, and an image's figure is their mean. Both empty counts 1, one empty 0.
 - With several seeds the figure is their mean, with the lowest and the highest.
-- No test score chose between recipes. That contorno was level with MONAI on dsb2018_stage1 was seen,
-  though, before fewer images were put aside for validation.
+- No test score chose between recipes. That contorno was level with MONAI on dsb2018_stage1 was
+  seen, though, before fewer images were put aside for validation.
 
 Machine: {machines}."""
     ]

@@ -106,7 +106,8 @@ class Model:
         return {
             "path": str(self.path),
             "sha256": self.sha256,
-            "architecture": f"{network.architecture} {network.up} {list(network.widths)}",
+            "architecture": f"{network.architecture} {network.up} {list(network.widths)}"
+            + f" on patches of {network.patch}" * (network.patch > 1),
             "parameters": sum(p.numel() for p in self.segmenter.network.parameters()),
             "engine": self.engine.name,
         }
