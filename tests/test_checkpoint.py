@@ -28,6 +28,7 @@ from contorno.config import NetworkConfig, Preprocessing
 from contorno.data.labels import Labels
 from contorno.errors import ModelFileError, StorageError
 from contorno.models import Segmenter, build_network
+from contorno.muon import Muon
 
 CARD = ModelCard(
     network=NetworkConfig(in_channels=2, widths=(4, 8), activation="sigmoid"),
@@ -291,10 +292,17 @@ def trained(
     kind: str, layout: torch.memory_format, *, steps: int, fused: bool = False
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(1)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 1, 3))
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 2), nn.Conv2d(4, 1, 3)
+    )
     network.to(memory_format=layout)  # type: ignore[call-overload]
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    optimizer = kinds[kind](network.parameters(), lr=0.01, fused=fused)
+    if kind == "muon":
+        optimizer: torch.optim.Optimizer = Muon(
+            network, lr=0.01, weight_decay=0.01, dtype=torch.float32
+        )
+    else:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer = kinds[kind](network.parameters(), lr=0.01, fused=fused)
     for step in range(steps):
         advance(network, optimizer, step)
     return network, optimizer
@@ -307,7 +315,7 @@ def advance(network: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> 
     optimizer.step()
 
 
-@pytest.mark.parametrize("kind", ["adam", "adamw"])
+@pytest.mark.parametrize("kind", ["adam", "adamw", "muon"])
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_a_restored_optimizer_goes_on_to_the_bit(
@@ -324,9 +332,9 @@ def test_a_restored_optimizer_goes_on_to_the_bit(
     other.load_state_dict(unflatten("network", read))
     restore_optimizer(restored, unflatten("optimizer", read))
     for parameter in other.parameters():
-        for name in ("exp_avg", "exp_avg_sq"):
-            assert restored.state[parameter][name].stride() == parameter.stride()
-            assert not restored.state[parameter][name].requires_grad
+        for name, value in restored.state[parameter].items():
+            assert name == "step" or value.stride() == parameter.stride()
+            assert not value.requires_grad
     for step in range(3, 6):
         advance(network, optimizer, step)
         advance(other, restored, step)

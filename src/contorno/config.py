@@ -92,7 +92,7 @@ class TrainingConfig(Section):
 
     recipe: Literal["classic", "auto"] = "auto"
     loss: Loss = "bce+dice"
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"

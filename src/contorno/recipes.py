@@ -251,7 +251,10 @@ def _auto(
         **_reading(data, seen),
         "preprocessing.output": _output(wishes.get("loss", loss), exclusive=seen.exclusive),
         "training.loss": (loss, "as in nnU-Net: steady gradients, and overlap is what counts"),
-        "training.optimizer": ("adamw", "works without tuning"),
+        "training.optimizer": (
+            "muon",
+            "better masks after as much time as AdamW, on all sets tried",
+        ),
         "training.learning_rate": (1e-3, "better than 2e-3 on two of three sets, 4e-3 on none"),
         "training.weight_decay": (1e-2, "AdamW's default"),
         "training.schedule": ("cosine", "ends annealed when the time is up"),

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +45,7 @@ from contorno.hardware import Hardware, keep_memory, use
 from contorno.losses import loss_function, mse, targets
 from contorno.metrics import mean_dice
 from contorno.models import Segmenter, build_network
+from contorno.muon import Muon
 from contorno.progress import warn
 from contorno.runlog import LOG, trim_log
 from contorno.schedule import Position, learning_rate
@@ -375,13 +375,12 @@ def _data_digest(training: Dataset, validation: Dataset) -> str:
 
 
 def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    return kinds[recipe.optimizer](
-        module.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "muon":
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        return Muon(module, lr=rate, weight_decay=decay, dtype=dtype)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(module.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
 def _gradient_norm(module: nn.Module, clip: float) -> float:

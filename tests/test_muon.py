@@ -1,0 +1,101 @@
+"""Muon: what it does to convolutions, and that all else is AdamW's."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contorno.muon import Muon, orthogonal
+
+
+def network() -> tuple[nn.Sequential, dict[str, Tensor]]:
+    """Layers of every kind that U-Nets have, and the weights of the convolutions among them."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 300, 3),
+        nn.ConvTranspose2d(300, 8, 2, stride=2),
+        nn.Conv2d(8, 1, 1),
+    )
+    return module, {name: p for name, p in module.named_parameters() if p.ndim == 4}
+
+
+def step(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    generator = torch.Generator().manual_seed(1)
+    optimizer.zero_grad()
+    module(torch.rand((2, 3, 12, 12), generator=generator)).square().mean().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 300), (300, 16), (1, 40), (40, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_singular_values_become_about_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    rank = min(shape)
+    left, _ = torch.linalg.qr(torch.randn(shape[0], rank, generator=torch.manual_seed(0)))
+    right, _ = torch.linalg.qr(torch.randn(shape[1], rank))
+    values = torch.linspace(0.1, 1, rank)
+    found = orthogonal((left * values @ right.T).to(dtype))
+    assert found.shape == shape
+    assert found.dtype == dtype
+    after = torch.linalg.svdvals(found.float())
+    assert after.min() > 0.3
+    assert after.max() < 1.3
+    turned = left.T @ found.float() @ right  # the directions stay
+    assert (turned - turned.diagonal().diag()).abs().max() < (0.1 if dtype.itemsize == 2 else 1e-4)
+
+
+def test_nothing_comes_of_nothing() -> None:
+    assert orthogonal(torch.zeros(4, 9)).abs().max() == 0
+
+
+def test_convolutions_step_along_all_their_directions_alike() -> None:
+    module, weights = network()
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    step(module, Muon(module, lr=1e-3, weight_decay=0.0, dtype=torch.float32))
+    for name, weight in weights.items():
+        moved = (weight.detach() - before[name]).permute(0, 2, 3, 1).flatten(1)
+        rows, columns = moved.shape
+        block = torch.linalg.svdvals(moved[:128]) / max(1, rows / columns) ** 0.5
+        assert block.max() < 0.02 * 1.3, name
+        assert block.max() > 0.02 * 0.6, name
+
+
+def test_all_else_is_adamw() -> None:
+    (mine, weights), (theirs, _) = network(), network()
+    step(mine, Muon(mine, lr=1e-3, weight_decay=0.1, dtype=torch.float32))
+    step(theirs, torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.1, fused=True))
+    mine_now, theirs_now = mine.state_dict(), theirs.state_dict()
+    differ = {n for n in mine_now if not torch.equal(mine_now[n], theirs_now[n])}
+    assert differ == weights.keys()
+
+
+def test_decay_without_a_gradient_to_follow() -> None:
+    module, weights = network()
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    Muon(module, lr=1e-3, weight_decay=0.1, dtype=torch.float32).step()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight.detach(), before[name] * (1 - 1e-3 * 20 * 0.1))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_in_memory_changes_nothing(layout: torch.memory_format) -> None:
+    (module, _), (plain, _) = network(), network()
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+    optimizers = [Muon(m, lr=1e-3, weight_decay=0.1, dtype=torch.float32) for m in (module, plain)]
+    gradients = [torch.randn_like(p) for p in plain.parameters()]
+    for one, optimizer in zip((module, plain), optimizers, strict=True):
+        for parameter, gradient in zip(one.parameters(), gradients, strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+    for one, other in zip(module.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.stride() == torch.empty_like(one).stride()
+
+
+def test_weights_without_a_gradient_stay() -> None:
+    module, _ = network()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    Muon(module, lr=1e-3, weight_decay=0.1, dtype=torch.float32).step()
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
