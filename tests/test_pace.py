@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from making import WORDS, easy, trainer
 
 from contorno.cli import main
@@ -35,11 +34,8 @@ def log(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("recipe", ["auto", "classic"])
-def test_a_plan_fits_the_time_and_leaves_the_weights(
-    discs: Path, tmp_path: Path, recipe: str
-) -> None:
+def test_a_plan_fits_the_time(discs: Path, tmp_path: Path, recipe: str) -> None:
     new = trainer(discs, tmp_path, recipe=recipe)
-    before = {key: value.clone() for key, value in new.segmenter.state_dict().items()}
     plans = [plan(new, seconds, workers=0) for seconds in (1e-6, 2.0, 200.0)]
     for planned in plans:
         assert planned["epochs"] >= 1
@@ -48,8 +44,6 @@ def test_a_plan_fits_the_time_and_leaves_the_weights(
         assert planned["validate_images"] == len(new.validation)
     totals = [planned["epochs"] * planned["steps_per_epoch"] for planned in plans]
     assert totals[0] < totals[1] < totals[2]
-    after = new.segmenter.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_time_fills_the_schedule(discs: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -61,20 +60,15 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     """Fit the schedule to a time: a few batches and one validation image are timed.
 
     Args:
-        trainer: new; its weights are put back.
+        trainer: new; its first steps are taken, so another one must do the training.
         seconds: for everything from the beginning of the command to the report.
         workers: as in `fit`.
 
     Returns:
         See `fit_to_time`.
     """
-    before = copy.deepcopy(trainer.segmenter.state_dict())
-    step = 1.1 * _pace(  # the update itself and the data come on top
-        lambda batch: trainer.gradients(*trainer.normalised(batch)),
-        trainer.sampler.batches(0, start=0, workers=workers),
-        seconds,
-    )
-    trainer.segmenter.load_state_dict(before)
+    batches = trainer.sampler.batches(0, start=0, workers=workers)
+    step = _pace(trainer.step, batches, seconds)
     image, _ = trainer.validation.read(0)
     one = _pace(lambda image: whole_image(trainer.engine, image), [image] * 5, seconds)
     images = len(trainer.validation)
