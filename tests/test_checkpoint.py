@@ -297,9 +297,7 @@ def trained(
     )
     network.to(memory_format=layout)  # type: ignore[call-overload]
     if kind == "muon":
-        optimizer: torch.optim.Optimizer = Muon(
-            network, lr=0.01, weight_decay=0.01, dtype=torch.float32
-        )
+        optimizer: torch.optim.Optimizer = Muon(network, lr=0.01, weight_decay=0.01)
     else:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         optimizer = kinds[kind](network.parameters(), lr=0.01, fused=fused)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +26,9 @@ class Muon(torch.optim.AdamW):
         module: whose parameters are trained.
         lr: of AdamW; convolutions take steps of 20 times that, in units of the spectral norm.
         weight_decay: of AdamW; convolutions take the same, times their own step.
-        dtype: in which matrices are multiplied: bfloat16 where the hardware has it.
     """
 
-    def __init__(
-        self, module: nn.Module, *, lr: float, weight_decay: float, dtype: torch.dtype
-    ) -> None:
-        self.dtype = dtype
+    def __init__(self, module: nn.Module, *, lr: float, weight_decay: float) -> None:
         groups: list[dict[str, Any]] = [
             {"params": [p for p in module.parameters() if p.ndim != 4]},
             {"params": [p for p in module.parameters() if p.ndim == 4]},
@@ -42,42 +39,66 @@ class Muon(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; parameters without a gradient are skipped."""
         others, convolutions = self.param_groups
-        for weight in convolutions["params"]:
-            if weight.grad is not None:
-                rate = convolutions["lr"] * _FASTER
-                self._turn(weight, weight.grad, rate, convolutions["weight_decay"])
+        self._turn(convolutions["lr"] * _FASTER, convolutions["weight_decay"])
         self.param_groups = [others]
         try:
             super().step()
         finally:
             self.param_groups = [others, convolutions]
 
-    def _turn(self, weight: Tensor, gradient: Tensor, lr: float, decay: float) -> None:
-        """Decay, then a step along the momentum, looking ahead as Nesterov does."""
+    def _turn(self, lr: float, decay: float) -> None:
+        """Convolutions decay and step along their momentum."""
+        weights = [w for w in self.param_groups[1]["params"] if w.grad is not None]
+        matrices = [_matrix(weight) for weight in weights]
+        blocks = [block for matrix in matrices for block in torch.split(matrix, _ROWS)]
+        shapes = [matrix.shape for matrix in matrices for _ in range(0, len(matrix), _ROWS)]
+        ahead = [_matrix(self._ahead(weight)) for weight in weights]
+        steps = [step for matrix in ahead for step in torch.split(matrix, _ROWS)]
+        turns = orthogonalising(steps)
+        for block, (rows, columns), turn, step in zip(blocks, shapes, turns, steps, strict=True):
+            scale = max(1.0, rows / columns) ** 0.5
+            block.addmm_(turn, step, beta=1 - lr * decay, alpha=-lr * scale)
+
+    def _ahead(self, weight: Tensor) -> Tensor:
+        """Momentum as Nesterov looks ahead, in memory as the weight is."""
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
-        momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
-        ahead = gradient.lerp(momentum, _MOMENTUM).permute(0, 2, 3, 1)  # as it lies in memory
-        matrix = ahead.flatten(1)
-        blocks = torch.split(matrix.to(self.dtype), _ROWS)
-        step = torch.cat([orthogonal(block) for block in blocks]).to(weight.dtype)
-        rows, columns = matrix.shape
-        scale = max(1.0, rows / columns) ** 0.5
-        weight.mul_(1 - lr * decay)
-        weight.add_(step.view(ahead.shape).permute(0, 3, 1, 2), alpha=-lr * scale)
+        gradient = torch.empty_like(weight).copy_(weight.grad)  # type: ignore[arg-type]
+        return gradient.lerp_(state["momentum"].lerp_(gradient, 1 - _MOMENTUM), _MOMENTUM)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with singular values of about 1 (0.6 to 1.3), by Newton-Schulz iterations.
+def _matrix(weight: Tensor) -> Tensor:
+    """A view of a convolution's weight as a matrix, its columns in the order of memory."""
+    return (weight if weight.is_contiguous() else weight.permute(0, 2, 3, 1)).view(len(weight), -1)
 
-    Those below a fiftieth of all together are only made larger.
+
+def orthogonalising(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """What brings matrices' singular values to about 1 (0.7 to 1.2) when they are multiplied by it.
+
+    By Newton-Schulz iterations; singular values below a thirtieth of all together are only made
+    larger. The iterations are polynomials of the matrix times its transpose, which is smaller: it
+    alone is iterated, all of a size at once.
     """
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
+    of_size = defaultdict[int, list[int]](list)
+    for index, matrix in enumerate(matrices):
+        of_size[len(matrix)].append(index)
+    results: dict[int, Tensor] = {}
+    for indices in of_size.values():
+        grams = torch.stack([matrices[index] @ matrices[index].T for index in indices])
+        square = grams.diagonal(dim1=1, dim2=2).sum(1).clamp(min=1e-30)[:, None, None]
+        results |= zip(indices, _polynomial(grams / square) / square.sqrt(), strict=True)
+    return [results[index] for index in range(len(matrices))]
+
+
+def _polynomial(grams: Tensor) -> Tensor:
+    """What the iterations multiply matrices by, from them times their transposes, (N, m, m)."""
     a, b, c = _QUINTIC
-    for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if wide else x.T
+    identity = a * torch.eye(grams.shape[-1], device=grams.device)
+    total = None
+    for left in reversed(range(_ITERATIONS)):
+        one = torch.baddbmm(b * grams + identity, grams, grams, alpha=c)
+        total = one if total is None else one @ total
+        grams = one @ grams @ one if left else grams
+    assert total is not None
+    return total

@@ -377,8 +377,7 @@ def _data_digest(training: Dataset, validation: Dataset) -> str:
 def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
     rate, decay = recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "muon":
-        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        return Muon(module, lr=rate, weight_decay=decay, dtype=dtype)
+        return Muon(module, lr=rate, weight_decay=decay)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(module.parameters(), lr=rate, weight_decay=decay, fused=True)
 
