@@ -91,8 +91,8 @@ def train(
         device, precision: see `load`.
         workers: threads that decode and prepare batches; all cores when None.
         **wishes: values of config.toml's [training], [network] and `size` that win over the
-            recipe's: epochs, batch_size, crop, size, widths, patch, up, normalise, loss,
-            learning_rate, seed, tune ...
+            recipe's: epochs, batch_size, crop, size, widths, patch, up, encoder, normalise,
+            loss, optimizer, learning_rate, seed, tune ...
 
     Returns:
         The best model of the run.

@@ -98,6 +98,7 @@ def train(
     crop: Annotated[int | None, Parameter(group=_recipe)] = None,
     widths: Annotated[str | None, Parameter(group=_recipe)] = None,
     patch: Annotated[int | None, Parameter(group=_recipe)] = None,
+    encoder: Annotated[str | None, Parameter(group=_recipe)] = None,
     up: Annotated[Literal["transposed", "bilinear"] | None, Parameter(group=_recipe)] = None,
     normalise: Annotated[Literal["set", "image"] | None, Parameter(group=_recipe)] = None,
     loss: Annotated[
@@ -168,6 +169,8 @@ def train(
         Channels of each level, such as 32,64,128,256,512.
     patch
         Edge of the squares of pixels that the network takes together: 1, 2 or 4.
+    encoder
+        Pretrained encoder, such as timm/resnet34 (needs the extra contorno[pretrained]).
     up
         How the decoder doubles the size.
     normalise
@@ -216,6 +219,7 @@ def train(
         crop=crop,
         widths=_numbers(widths),
         patch=patch,
+        encoder=encoder,
         up=up,
         normalise=normalise,
         loss=loss,

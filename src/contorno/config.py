@@ -53,6 +53,7 @@ class NetworkConfig(Section):
     up: Up = "transposed"
     activation: Literal["sigmoid", "softmax"] | None = None
     patch: int = Field(1, ge=1)
+    encoder: str | None = None
 
 
 class Preprocessing(Section):

@@ -107,7 +107,8 @@ class Model:
             "path": str(self.path),
             "sha256": self.sha256,
             "architecture": f"{network.architecture} {network.up} {list(network.widths)}"
-            + f" on patches of {network.patch}" * (network.patch > 1),
+            + (f" after {network.encoder}" if network.encoder else "")
+            + f" on patches of {network.patch}" * (network.patch > 1 and not network.encoder),
             "parameters": sum(p.numel() for p in self.segmenter.network.parameters()),
             "engine": self.engine.name,
         }

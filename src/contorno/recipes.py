@@ -19,6 +19,7 @@ from contorno.data.facts import LEVELS
 from contorno.errors import ConfigError
 from contorno.hardware import Hardware
 from contorno.losses import loss_function
+from contorno.models.encoder import maps_of
 
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
@@ -26,7 +27,7 @@ ENOUGH = 2000  # steps that a time must have room for before a larger network is
 _SIZES = ((16, 2), (32, 2), (32, 1))  # base width and patch of the networks, from the quickest on
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
-_NETWORK = ("widths", "up", "patch")
+_NETWORK = ("widths", "up", "patch", "encoder")
 _PREPROCESSING = ("size", "normalise")
 
 
@@ -238,6 +239,7 @@ def _auto(
     size = "the largest" if time is None else "the time is short for a larger one"
     if crop < patch * 2 ** len(_widths(base)):
         patch = 1  # a patch would leave too little of so small a crop
+    encoder = wishes.get("encoder")
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
         "network.out_channels": _outputs(seen),
@@ -282,7 +284,23 @@ def _auto(
     }
     if "epochs" not in wishes:
         choices["training.time"] = (time, "ten minutes unless told otherwise")
-    return choices
+    return choices if encoder is None else choices | _encoded(encoder)
+
+
+def _encoded(encoder: str) -> Choices:
+    """What recipe auto does otherwise where the encoder comes with weights.
+
+    Not measured: usual values for fine-tuning.
+    """
+    channels, patch = maps_of(encoder)
+    widths = (*(min(32 * 2**level, n) for level, n in enumerate(channels[:-1])), channels[-1])
+    return {
+        "network.architecture": ("EncoderUNet", "an encoder was asked for"),
+        "network.widths": (widths, "that of a U-Net, nowhere above the encoder's own"),
+        "network.patch": (patch, f"{encoder} begins at 1/{patch} of the picture"),
+        "training.optimizer": ("adamw", "small steps keep what the encoder has learnt"),
+        "training.learning_rate": (2e-4, "as in the examples of segmentation_models.pytorch"),
+    }
 
 
 def larger(config: Config, steps: int) -> Config | None:
@@ -293,7 +311,7 @@ def larger(config: Config, steps: int) -> Config | None:
             that was asked for, and where the quickest is right.
         steps: of that network that fit the time.
     """
-    network, asked = config.network, ("network.widths", "network.patch")
+    network, asked = config.network, ("network.widths", "network.patch", "network.encoder")
     (quick, coarse), *others = _SIZES
     if (network.widths, network.patch) != (_widths(quick), coarse):
         return None
@@ -349,6 +367,10 @@ def _output(loss: str, *, bounded: bool = False, exclusive: bool = False) -> tup
 def _check(config: Config, seen: Fingerprint) -> None:
     """What sections cannot see on their own."""
     training, network = config.training, config.network
+    if network.encoder is not None and network.architecture != "EncoderUNet":
+        raise ConfigError(
+            f"encoder is for recipe auto, not {training.recipe}; leave one of them out"
+        )
     if training.loss != "mse" and network.activation is not None:
         raise ConfigError(
             f"loss {training.loss!r} needs plain outputs, but this network ends in a "

@@ -44,7 +44,7 @@ from contorno.finish import finish
 from contorno.hardware import Hardware, keep_memory, use
 from contorno.losses import loss_function, mse, targets
 from contorno.metrics import mean_dice
-from contorno.models import Segmenter, build_network
+from contorno.models import EncoderUNet, Segmenter, build_network
 from contorno.muon import Muon
 from contorno.progress import warn
 from contorno.runlog import LOG, trim_log
@@ -130,6 +130,13 @@ class Trainer:
         self.loss = loss_function(recipe.loss, exclusive=self.card.exclusive)
         self.saved_at, self.save_took = -math.inf, 0.0
         self.began = time.monotonic() if began is None else began
+
+    def fetch(self) -> None:
+        """Fetch the weights that the network's encoder begins with, if it does."""
+        network = self.segmenter.network
+        if isinstance(network, EncoderUNet):
+            network.load_pretrained()
+            self.average.load_state_dict(self.segmenter.state_dict())
 
     # One step
 

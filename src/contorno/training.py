@@ -166,6 +166,7 @@ def begin(
         workers: threads that prepare batches.
     """
     trainer, run = _plan(trainer, workers), trainer.run
+    trainer.fetch()
     write_split(run, trainer.training, trainer.validation, problems, rule=rule, groups=groups)
     trainer.config.write(run / "config.toml")  # last: it makes this a run folder
     _announce(trainer)
@@ -299,10 +300,11 @@ def _announce(trainer: Trainer) -> None:
     parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
     length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
     patches = f" on patches of {network.patch} x {network.patch} pixels" * (network.patch > 1)
+    encoder = f" with {network.encoder}, pretrained," if network.encoder else ""
     if recipe.time:
         length += f", about {clock(recipe.time)}"
     say(
-        f"{parts}\nRecipe {recipe.recipe}: {network.architecture} of widths "
+        f"{parts}\nRecipe {recipe.recipe}: {network.architecture}{encoder} of widths "
         f"{', '.join(map(str, network.widths))}{patches}; {length}, batches of "
         f"{recipe.batch_size}\n"
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
