@@ -67,6 +67,7 @@ def test_the_r2_notebook(classes: int, channels: int, tmp_path: Path) -> None:
         "up": "bilinear",
         "activation": "sigmoid",
         "patch": 1,
+        "encoder": None,
     }
     assert isinstance(foreign.network, UNet)
     assert not foreign.network.training

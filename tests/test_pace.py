@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from making import WORDS, easy, trainer
 
 from contorno.cli import main
@@ -22,6 +23,7 @@ from contorno.pace import after, plan
 from contorno.signals import StopRequest
 from contorno.train import fit
 from contorno.trainer import Trainer
+from contorno.training import begin
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,15 @@ def test_a_plan_fits_the_time(discs: Path, tmp_path: Path, recipe: str) -> None:
         assert planned["validate_images"] == len(new.validation)
     totals = [planned["epochs"] * planned["steps_per_epoch"] for planned in plans]
     assert totals[0] < totals[1] < totals[2]
+
+
+def test_the_steps_of_a_plan_are_not_in_the_run(discs: Path, tmp_path: Path) -> None:
+    begun = begin(trainer(discs, tmp_path / "run", time=2.0), (), rule="", groups=None, workers=0)
+    fresh = trainer(discs, tmp_path / "other")
+    for mine, theirs in ((begun.segmenter, fresh.segmenter), (begun.average, fresh.average)):
+        new = theirs.state_dict()
+        assert all(torch.equal(value, new[name]) for name, value in mine.state_dict().items())
+    assert len(begun.optimizer.optimizer.state) == 0
 
 
 def test_time_fills_the_schedule(discs: Path, tmp_path: Path) -> None:

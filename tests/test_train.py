@@ -707,6 +707,11 @@ def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:
     assert larger(resolve("classic", data, seen, hardware, {}), 10**6) is None
     small = resolve("auto", data, seen, hardware, {"time": 3600.0, "crop": 32})
     assert (small.network.widths[0], small.network.patch) == (16, 1)  # 32 pixels halve 4 times
+    assert "crops of 32" in small.reasons["network.patch"]
+    assert larger(small, 4 * ENOUGH - 1) is None
+    roomy = larger(small, 4 * ENOUGH)
+    assert roomy is not None
+    assert (roomy.network.widths[0], roomy.network.patch) == (32, 1)
     counted = resolve("auto", data, seen, hardware, {"epochs": 3})
     assert (counted.network.widths[0], counted.network.patch) == (32, 1)
     assert default.training.time == 600

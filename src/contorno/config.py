@@ -44,7 +44,10 @@ class DataConfig(Section):
 
 
 class NetworkConfig(Section):
-    """Name and arguments of a network in `models.ARCHITECTURES`."""
+    """Name and arguments of a network in `models.ARCHITECTURES`, or with `encoder`, `EncoderUNet`.
+
+    With an encoder, `patch` is how many times less wide than the picture its first map is.
+    """
 
     architecture: str = "UNet"
     in_channels: int = Field(3, ge=1)

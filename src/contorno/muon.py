@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ class Muon(torch.optim.AdamW):
     """Momentum for the weights of convolutions, its singular values brought to about 1; else AdamW.
 
     The weight of a convolution, which has 4 axes, is a matrix with a row for each place of its
-    first axis. Biases and normalisation are left to AdamW.
+    first axis: an output, or where it is transposed, an input. Biases and normalisation are left to
+    AdamW.
 
     Args:
         module: whose parameters are trained.
-        lr: of AdamW; convolutions take steps of 20 times that, in units of the spectral norm.
+        lr: of AdamW; convolutions take steps of 20 times that, which is the spectral norm of each
+            128 rows of a step.
         weight_decay: of AdamW; convolutions take the same, times their own step.
     """
 
@@ -36,7 +38,7 @@ class Muon(torch.optim.AdamW):
         super().__init__(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One update; parameters without a gradient are skipped."""
         others, convolutions = self.param_groups
         self._turn(convolutions["lr"] * _FASTER, convolutions["weight_decay"])
@@ -52,15 +54,15 @@ class Muon(torch.optim.AdamW):
         matrices = [_matrix(weight) for weight in weights]
         blocks = [block for matrix in matrices for block in torch.split(matrix, _ROWS)]
         shapes = [matrix.shape for matrix in matrices for _ in range(0, len(matrix), _ROWS)]
-        ahead = [_matrix(self._ahead(weight)) for weight in weights]
+        ahead = [_matrix(self._moved(weight)) for weight in weights]
         steps = [step for matrix in ahead for step in torch.split(matrix, _ROWS)]
         turns = orthogonalising(steps)
         for block, (rows, columns), turn, step in zip(blocks, shapes, turns, steps, strict=True):
             scale = max(1.0, rows / columns) ** 0.5
             block.addmm_(turn, step, beta=1 - lr * decay, alpha=-lr * scale)
 
-    def _ahead(self, weight: Tensor) -> Tensor:
-        """Momentum as Nesterov looks ahead, in memory as the weight is."""
+    def _moved(self, weight: Tensor) -> Tensor:
+        """Move the momentum by the gradient; what Nesterov steps along, in memory as the weight."""
         state = self.state[weight]
         if not state:
             state["momentum"] = torch.zeros_like(weight)
@@ -69,14 +71,15 @@ class Muon(torch.optim.AdamW):
 
 
 def _matrix(weight: Tensor) -> Tensor:
-    """A view of a convolution's weight as a matrix, its columns in the order of memory."""
+    """A view of a weight (m, a, b, c) as a matrix (m, a * b * c), columns in memory's order."""
     return (weight if weight.is_contiguous() else weight.permute(0, 2, 3, 1)).view(len(weight), -1)
 
 
 def orthogonalising(matrices: Sequence[Tensor]) -> list[Tensor]:
     """What brings matrices' singular values to about 1 (0.7 to 1.2) when they are multiplied by it.
 
-    By Newton-Schulz iterations; singular values below a thirtieth of all together are only made
+    Of matrices (m, n), each of its own size, it is (m, m): `found @ matrix` is the result. By
+    Newton-Schulz iterations; singular values below a thirtieth of all together are only made
     larger. The iterations are polynomials of the matrix times its transpose, which is smaller: it
     alone is iterated, all of a size at once.
     """

@@ -83,11 +83,13 @@ def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> fl
 
     Ends after 3% of the budget or `_TIMING`, but not before three items.
     """
-    began, times = time.monotonic(), []
-    for item in items:
-        before = time.monotonic()
+    began = before = time.monotonic()
+    times = []
+    for item in items:  # the wait for an item counts too
         work(item)
-        times.append(time.monotonic() - before)
-        if len(times) >= 3 and time.monotonic() - began > min(0.03 * budget, _TIMING):
+        now = time.monotonic()
+        times.append(now - before)
+        before = now
+        if len(times) >= 3 and now - began > min(0.03 * budget, _TIMING):
             break
     return float(np.median(times[2:] or times))

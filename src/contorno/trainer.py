@@ -343,6 +343,7 @@ class Trainer:
             ConfigError: configuration or data are not those of the state.
         """
         if not has_state(self.run / "state"):
+            self.fetch()
             return
         tensors, meta, skipped = load_state(self.run / "state")
         for words in skipped:

@@ -299,7 +299,8 @@ def _announce(trainer: Trainer) -> None:
     recipe, network = trainer.config.training, trainer.config.network
     parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
     length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
-    patches = f" on patches of {network.patch} x {network.patch} pixels" * (network.patch > 1)
+    patches = f" on patches of {network.patch} x {network.patch} pixels"
+    patches = patches if network.patch > 1 and network.encoder is None else ""
     encoder = f" with {network.encoder}, pretrained," if network.encoder else ""
     if recipe.time:
         length += f", about {clock(recipe.time)}"

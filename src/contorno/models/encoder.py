@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from contorno.errors import ConfigError, MissingExtra
 from contorno.models.blocks import DoubleConv, activate, check_arguments, fit
+from contorno.models.lean import upsample
 
 PREFIX = "timm/"
-_PROBE = 96  # edge of a picture that no family of fixed size takes
+_PROBE = 192  # edge of a picture that no family of fixed size takes, and that halves six times
 
 
 class Maps(NamedTuple):
@@ -95,7 +96,7 @@ class EncoderUNet(nn.Module):
         for level in range(self.levels, 0, -1):
             skip = skips.pop()
             if not self.bilinear:
-                x = self.get_submodule(f"upsample{level}")(x)
+                x = upsample(self.get_submodule(f"upsample{level}"), x)
             x = self.get_submodule(f"up{level}")(x, skip)
         x = F.pixel_shuffle(self.out(x), self.patch) if self.patch > 1 else self.out(x)
         return activate(x, self.activation)[..., :height, :width]
@@ -121,11 +122,15 @@ def maps_of(encoder: str) -> Maps:
     maps = _maps(encoder, module)
     try:
         with torch.no_grad():
-            found = tuple(x.shape[1] for x in module(torch.zeros(1, 3, _PROBE, _PROBE)))
+            found = [tuple(x.shape[1:]) for x in module(torch.zeros(1, 3, _PROBE, _PROBE))]
     except Exception as error:  # every family of encoders has its own
         raise ConfigError(f"{encoder} does not take pictures of any size: {error}") from error
-    if found != maps.channels:
-        raise ConfigError(f"{encoder} gives maps in another order of axes; choose another encoder")
+    edges = [_PROBE // (maps.patch * 2**level) for level in range(len(found))]
+    if found != [(n, edge, edge) for n, edge in zip(maps.channels, edges, strict=True)]:
+        raise ConfigError(
+            f"{encoder} gives maps of {found} for a picture of {_PROBE} x {_PROBE}, where a U-Net "
+            "needs (channels, height, width) that halve step by step; choose another encoder"
+        )
     return maps
 
 
@@ -163,6 +168,11 @@ def _create(encoder: str, in_channels: int, *, pretrained: bool = False) -> Any:
             name, pretrained=pretrained, features_only=True, in_chans=in_channels
         )
     except Exception as error:
-        what = "its weights cannot be fetched" if pretrained else "it gives no maps for a U-Net"
-        fix = "connect to the network once; they are kept" if pretrained else "choose another"
+        what = "its weights cannot be had" if pretrained else "it gives no maps for a U-Net"
+        fix = (
+            "choose one of timm.list_models(pretrained=True), and connect to the network once: "
+            "they are kept"
+            if pretrained
+            else "choose another"
+        )
         raise ConfigError(f"encoder {encoder}: {what} ({error}); {fix}") from error
