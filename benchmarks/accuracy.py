@@ -37,8 +37,6 @@ from contorno.metrics import combine, score, summarise
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("contorno", "nnunet", "nnunet_small", "R1", "R2", "monai", "smp")
-# For all alike: threads that spin while they wait lose most beside other work. contorno's own.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
 LIMIT = 6 * 3600  # seconds for a peer's whole command: nnU-Net mirrors large pictures for long
 
 
@@ -152,9 +150,7 @@ def command(words: list[str], log: Path, limit: float | None = None) -> float:
     began = time.perf_counter()
     with log.open("w") as file:
         try:
-            done = subprocess.run(
-                words, stdout=file, stderr=subprocess.STDOUT, timeout=limit, env=ENVIRONMENT
-            )
+            done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, timeout=limit)
         except subprocess.TimeoutExpired:
             raise Failed(f"not done after {limit:.0f} s") from None
     if done.returncode:

@@ -67,7 +67,7 @@ def measure(network: str, options: argparse.Namespace) -> dict[str, Any]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},  # as contorno's command line has it
+            env=os.environ | {"GOMP_SPINCOUNT": "1000"},  # as contorno's command line has it
         )
         for arm in ARMS
     }

@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    # Compute threads that spin while they wait make a shared machine crawl: with one other busy
-    # process the median step took 1.6 s instead of 0.7 s; idle, no difference was seen.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Compute threads wait between a network's many small operations. Spinning for long makes a
+    # shared machine crawl, sleeping at once costs a third of the speed: see docs/LOG.md.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         result = app(words, exit_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
