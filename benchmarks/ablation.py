@@ -1,23 +1,31 @@
-"""What each part of the recipe is worth: the same time with one value changed, for validation.
+"""What each part of the recipe is worth: as much work with one thing changed, for validation.
 
-    python benchmarks/ablation.py DATA --out /tmp/runs [--time 3m] [--sets isbi2012_em ...]
-        [--changes "base 16" ...] [--seeds 0 1 2]
+    python benchmarks/ablation.py DATA [--seconds 90] [--sets isbi2012_em ...]
+        [--changes "no clipping" ...] [--seeds 0 1 2] [--jobs 2]
 
-Trains on each set's train list alone; the test lists are not read. Within a seed all runs part the
-list alike. What is compared is the best validation Dice of a run, before anything is tuned; the
-seconds of the whole command are kept too, which show how well `--time` is kept. Cells that are in
-benchmarks/results/ablation.json are skipped; then run benchmarks/page.py.
+Trains on two thirds of each set's train list and scores the last weights' average on the other
+third; the test lists are not read. Within a seed all changes part the list alike. Every training
+gets as many seconds of one core's work (processor time, so that other work on the machine changes
+nothing): a few steps are timed, and tell how many there will be. Nothing is tuned, and no epoch is
+chosen. Cells that are in benchmarks/results/ablation.json are skipped; then run benchmarks/page.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from queue import SimpleQueue
+from statistics import median
+from threading import Lock
 from typing import Any
 
 from accuracy_sets import SETS
@@ -26,24 +34,18 @@ from page import RESULTS, machine
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
     "recipe": {},
-    "base 16 without patches": {"widths": QUICK, "patch": 1},
-    "base 16, patch 2": {"widths": QUICK, "patch": 2},
-    "base 32 without patches": {"widths": WIDE, "patch": 1},
-    "base 32, patch 2": {"widths": WIDE, "patch": 2},
-    "base 32, patch 4": {"widths": WIDE, "patch": 4},
-    "4 levels": {"widths": QUICK[:4], "patch": 2},
-    "bilinear": {"up": "bilinear"},
-    "normalised by the set": {"normalise": "set"},
-    "crop 128, batch 16": {"crop": 128, "batch_size": 16},
-    "crop 192": {"crop": 192},
-    "batch 2": {"batch_size": 2},
-    "batch 8": {"batch_size": 8},
-    "learning rate 5e-4": {"learning_rate": 5e-4},
-    "learning rate 2e-3": {"learning_rate": 2e-3},
     "AdamW": {"optimizer": "adamw"},
     "AdamW, learning rate 2e-3": {"optimizer": "adamw", "learning_rate": 2e-3},
-    "AdamW, learning rate 4e-3": {"optimizer": "adamw", "learning_rate": 4e-3},
-    "AdamW, crop 128, batch 8": {"optimizer": "adamw", "crop": 128, "batch_size": 8},
+    "learning rate 5e-4": {"learning_rate": 5e-4},
+    "learning rate 2e-3": {"learning_rate": 2e-3},
+    "no patches": {"patch": 1},
+    "base width 32": {"widths": WIDE},
+    "4 levels": {"widths": QUICK[:4]},
+    "bilinear": {"up": "bilinear"},
+    "normalised by the set": {"normalise": "set"},
+    "crops of 128, batches of 16": {"crop": 128, "batch_size": 16},
+    "batches of 2": {"batch_size": 2},
+    "batches of 8": {"batch_size": 8},
     "cross-entropy alone": {"loss": "bce"},
     "Dice alone": {"loss": "dice"},
     "no augmentation": {"augment": False},
@@ -53,58 +55,143 @@ WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
     "no warm-up": {"warmup": 0.0},
     "constant learning rate": {"schedule": "constant"},
 }
+PATCHES: dict[str, tuple[str, str, Any]] = {  # name: module, constant, value
+    "no crops on foreground": ("contorno.data.batches", "_CENTRED", 0.0),
+}
+CHANGES = [*WISHES, *PATCHES]
+TIMED = 12  # steps, of which the first four do not count
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--time", default="3m")
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--changes", nargs="+", default=list(WISHES), choices=list(WISHES))
+    parser.add_argument("--seconds", type=float, default=90.0, help="of one core, for training")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--changes", nargs="+", default=CHANGES, choices=CHANGES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cell", help=argparse.SUPPRESS)  # SET, SEED, CHANGE: measure one, here
     options = parser.parse_args()
-    target = RESULTS / "ablation.json"
-    for seed, name, change in product(options.seeds, options.sets, options.changes):
-        cells = json.loads(target.read_text())["cells"] if target.exists() else {}
-        key = f"{name}, {options.time}, {change}, seed {seed}"
-        if key in cells:
-            continue
-        run = options.out / key.replace(", ", "-").replace(" ", "_")
-        cell = {"set": name, "time": options.time, "change": change, "seed": seed}
-        cells[key] = cell | measure(options.data / name, run, options.time, WISHES[change], seed)
-        target.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1))
-        print(key, {k: cells[key][k] for k in ("dice", "steps", "seconds")}, flush=True)
+    if options.cell:
+        name, seed, change = options.cell.split("/")
+        print(json.dumps(train(options.data / name, change, int(seed), options.seconds)))
+        return
+    cores, lock = SimpleQueue[int](), Lock()
+    for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
+        cores.put(core)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for key in product(options.seeds, options.sets, options.changes):
+            pool.submit(measure, *key, options.data, options.seconds, cores, lock)
 
 
 def measure(
-    data: Path, run: Path, budget: str, wishes: dict[str, Any], seed: int
-) -> dict[str, Any]:
-    """Train in a process of its own, as a user would; the best validation Dice and what it took."""
-    if wishes.get("loss") == "bce" and data.name == "wbc_dataset2":
-        wishes = wishes | {"loss": "ce"}  # its three classes exclude each other
-    call = (
-        f"import contorno; contorno.train({str(data / 'images')!r}, {str(data / 'masks')!r}, "
-        f"files={str(data / 'split_train.txt')!r}, out={str(run)!r}, time={budget!r}, "
-        f"seed={seed}, **{wishes!r})"
+    seed: int, name: str, change: str, data: Path, seconds: float, cores: Any, lock: Any
+) -> None:
+    """One cell in a process of its own, on a core of its own."""
+    target = RESULTS / "ablation.json"
+    key = f"{name}, {seconds:g} s, {change}, seed {seed}"
+    with lock:
+        if key in read(target):
+            return
+    core = cores.get()
+    words = [sys.executable, __file__, str(data), "--seconds", str(seconds)]
+    done = subprocess.run(
+        [*words, "--cell", f"{name}/{seed}/{change}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
     )
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", call], check=True)
-    seconds = time.monotonic() - began
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    results = json.loads((run / "results.json").read_text())
-    validations = [record for record in log if "validation_dice" in record]
+    cores.put(core)
+    if done.returncode:
+        print(f"{key} failed:\n{done.stderr}", file=sys.stderr, flush=True)
+        return
+    about = {"set": name, "core_seconds": seconds, "change": change, "seed": seed}
+    cell = about | json.loads(done.stdout.splitlines()[-1])
+    print(key, cell["dice"], cell["steps"], flush=True)
+    with lock:
+        cells = read(target) | {key: cell}
+        target.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1))
+
+
+def read(target: Path) -> dict[str, Any]:
+    return json.loads(target.read_text())["cells"] if target.exists() else {}
+
+
+def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
+    """Train on two thirds of the train list, score on the rest."""
+    import importlib
+
+    from contorno.config import DataConfig
+    from contorno.data.groups import split
+    from contorno.hardware import choose
+    from contorno.recipes import fingerprint, resolve
+    from contorno.trainer import Trainer
+    from contorno.training import read_material
+
+    if change in PATCHES:
+        module, constant, value = PATCHES[change]
+        setattr(importlib.import_module(module), constant, value)
+    classes = SETS[data.name]
+    named = ",".join(f"{n}={v}" for n, v in classes.items()) if len(classes) > 2 else None
+    folders = {"images": str(data / "images"), "masks": str(data / "masks")}
+    files = str(data / "split_train.txt")
+    material = DataConfig(**folders, files=files, validation=1 / 3, classes=named)
+    found = read_material(material, workers=1)
+    names = split(
+        found.pairs.names,
+        share=1 / 3,
+        seed=seed,
+        chosen=None,
+        grouping=found.grouping,
+        foreground=found.foreground,
+    )
+    parts = [found.pairs.subset(part) for part in names]
+    wishes = {"time": 300.0, "seed": seed} | WISHES.get(change, {})  # the network of short times
+    if wishes.get("loss") == "bce" and len(classes) > 2:
+        wishes["loss"] = "ce"
+    hardware = choose(device="cpu", precision="auto")
+    config = resolve("auto", material, fingerprint(parts[0]), hardware, wishes)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def trainer(steps: int) -> Trainer:
+            one = config.replace("training", epochs=1, steps_per_epoch=steps, time=None)
+            return Trainer(one, *parts, hardware, Path(folder))
+
+        each = median(steps_of(trainer(TIMED))[4:])
+        run = trainer(max(TIMED, round(seconds / each)))
+        began = time.process_time()
+        times = steps_of(run)
+        spent = time.process_time() - began
+        scores = run.validate(Never())
+        assert scores is not None
     return {
-        "dice": max(record["validation_dice"] for record in validations),
-        "tuned_dice": results["per_image"]["dice"]["mean"],
-        "rank_correlation": results["doubt"]["rank_correlation"],
-        "validation_images": len(results["images"]),
-        "steps": log[-1]["step"],
-        "epochs": len(log),
-        "training_seconds": round(sum(record["seconds"] for record in log), 1),
-        "validation_seconds": validations[-1]["validation_seconds"],
-        "seconds": round(seconds, 1),
+        "dice": scores.dice,
+        "squared_error": scores.error,
+        "steps": len(times),
+        "processor_seconds": round(spent, 1),
+        "images": [len(part) for part in parts],
     }
+
+
+class Never:
+    """A stop that is never asked for."""
+
+    requested = False
+
+
+def steps_of(trainer: Any) -> list[float]:
+    """Train the one epoch that there is; seconds of processor time of every step."""
+    clock: Callable[[], float] = time.process_time
+    times, before = [], clock()
+    for batch in trainer.sampler.batches(0, start=0, workers=1):
+        trainer.step(batch)
+        trainer.position.step += 1
+        now = clock()
+        times.append(now - before)
+        before = now
+    return times
 
 
 if __name__ == "__main__":

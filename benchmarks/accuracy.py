@@ -37,6 +37,7 @@ from contorno.metrics import combine, score, summarise
 
 HERE = Path(__file__).resolve().parent
 METHODS = ("contorno", "nnunet", "nnunet_small", "R1", "R2", "monai", "smp")
+START = [sys.executable, "-m", "contorno"]
 LIMIT = 6 * 3600  # seconds for a peer's whole command: nnU-Net mirrors large pictures for long
 
 
@@ -130,6 +131,8 @@ def measure(cell: Cell, data: Path, out: Path, peers: str | None) -> dict[str, A
             report = peer(cell, shared, work, str(peers))
         report["seconds"] = round(time.perf_counter() - began, 1)
         report["processor_seconds"] = round(processor_time() - used, 1)
+        if cell.method == "contorno":
+            report |= own_figures(shared, work)
         return about | report | scored(shared, work / "masks", list(SETS[cell.set].values()))
     except Failed as reason:
         return about | {"failed": str(reason)}
@@ -165,10 +168,9 @@ def command(words: list[str], log: Path, limit: float | None = None) -> float:
 
 def contorno(cell: Cell, shared: Path, work: Path) -> dict[str, Any]:
     """`contorno train` and `contorno predict`, with no option but the budget and the seed."""
-    start = [sys.executable, "-m", "contorno"]
     lists = {part: str(shared / f"split_{part}.txt") for part in ("train", "test")}
     pair = [str(shared / "images"), str(shared / "masks"), "--files", lists["train"]]
-    train = [*start, "train", *pair, "--seed", str(cell.seed)]
+    train = [*START, "train", *pair, "--seed", str(cell.seed)]
     if len(SETS[cell.set]) > 2:
         train += ["--classes", ",".join(f"{n}={v}" for n, v in SETS[cell.set].items())]
     run = work / "run"
@@ -179,7 +181,7 @@ def contorno(cell: Cell, shared: Path, work: Path) -> dict[str, Any]:
         one = crops(work / "probe")
         budget = ["--epochs", str(max(1, round(cell.pixels / one["pixels"])))]
     training = command([*train, *budget, "--out", str(run)], work / "train.txt")
-    draw = [*start, "predict", str(run), str(shared / "images"), "--files", lists["test"]]
+    draw = [*START, "predict", str(run), str(shared / "images"), "--files", lists["test"]]
     predicting = command([*draw, "--out", str(work / "masks")], work / "predict.txt")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return {
@@ -187,6 +189,24 @@ def contorno(cell: Cell, shared: Path, work: Path) -> dict[str, Any]:
         "training_seconds": round(sum(record["seconds"] for record in log), 1),
         "predicting_seconds": predicting,
         **crops(run),
+    }
+
+
+def own_figures(shared: Path, work: Path) -> dict[str, Any]:
+    """What contorno says of its own masks of the test list, and of those that `--tta` draws."""
+    pair = [str(shared / "images"), str(shared / "masks")]
+    words = [*START, "evaluate", str(work / "run"), *pair]
+    words += ["--files", str(shared / "split_test.txt")]
+    results = []
+    for name, option in (("evaluated", []), ("averaged", ["--tta"])):
+        command([*words, *option, "--out", str(work / name)], work / f"{name}.txt")
+        results.append(json.loads((work / name / "results.json").read_text()))
+    plain, averaged = results
+    return {
+        "calibration_error": [plain["calibration"][part]["ece"] for part in ("before", "after")],
+        "temperature": plain["calibration"]["temperature"],
+        "rank_correlation": plain["doubt"]["rank_correlation"],
+        "dice_with_tta": averaged["per_image"]["dice"]["mean"],
     }
 
 

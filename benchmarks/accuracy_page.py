@@ -64,6 +64,7 @@ Machine: {machines}."""
     for words, columns in (("time", timed), ("training pixels", counted)):
         if columns:
             parts += [table(cells, columns, methods, words), details(cells, columns, methods)]
+    parts += [known(cells)]
     if failed := [cell for cell in cells if "failed" in cell]:
         parts.append("\n".join(f"- Failed: {label(c)}: `{c['failed']}`" for c in failed))
     return "\n\n".join(parts) + "\n"
@@ -119,6 +120,29 @@ def details(cells: list[dict[str, Any]], budgets: list[str], methods: list[str])
                     if "failed" not in cell:
                         rows.append(row(cell))
     return "\n".join(rows)
+
+
+def known(cells: list[dict[str, Any]]) -> str:
+    """What contorno knows of its own masks, one row for each of its cells."""
+    rows = [
+        "| set, budget, seed | error before | after temperature | temperature | rank correlation "
+        "| Dice | with `--tta` |",
+        "|---" * 7 + "|",
+    ]
+    for cell in sorted(cells, key=lambda c: (list(SETS).index(c["set"]), amount(c["budget"]))):
+        if "calibration_error" in cell:
+            before, after = cell["calibration_error"]
+            rows.append(
+                f"| {cell['set']}, {shown(cell['budget'])}, {cell['seed']} | {before:.4f} "
+                f"| {after:.4f} | {cell['temperature']:.2f} | {cell['rank_correlation']:.2f} "
+                f"| {cell['per_image']['dice']['mean']:.3f} | {cell['dice_with_tta']:.3f} |"
+            )
+    return (
+        "### What contorno knows of its masks\n\nOn the same test lists, by `contorno evaluate`: "
+        "expected calibration error (15 bins, pixels\nof objects and around them, see "
+        "[metrics](metrics.md)), rank correlation of expected and true Dice,\nand what averaging "
+        "over mirrored and turned pictures would add.\n\n" + "\n".join(rows)
+    )
 
 
 def label(cell: dict[str, Any]) -> str:

@@ -75,6 +75,20 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == contorno.__version__
 
 
+def test_compute_threads_wait_a_moment_unless_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    main(["--version"])
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    main(["--version"])
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    main(["--version"])
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom contorno.cli import main\n"
