@@ -25,6 +25,8 @@ METHODS = {
     "from random ones, which its users would not do",
 }
 
+NAMES = {"nnunet": "nnU-Net", "monai": "MONAI", "nnunet_small": "nnU-Net, 1 GB"}
+
 
 def accuracy(results: dict[str, Any]) -> str:
     cells = list(results["cells"].values())
@@ -68,6 +70,18 @@ Machine: {machines}."""
     if failed := [cell for cell in cells if "failed" in cell]:
         parts.append("\n".join(f"- Failed: {label(c)}: `{c['failed']}`" for c in failed))
     return "\n\n".join(parts) + "\n"
+
+
+def summary(results: dict[str, Any], budget: str) -> str:
+    """For README: mean Dice of every method that was measured with this budget."""
+    cells = [cell for cell in results["cells"].values() if cell["budget"] == budget]
+    methods = [name for name in METHODS if any(cell["method"] == name for cell in cells)]
+    heads = [NAMES.get(name, name) for name in methods]
+    rows = [f"| | {' | '.join(heads)} |", "|---" * (len(methods) + 1) + "|"]
+    for name in SETS:
+        found = [figure(of(cells, name, budget, method)) for method in methods]
+        rows.append(f"| {name} | {' | '.join(found)} |")
+    return "\n".join(rows)
 
 
 def amount(budget: str) -> float:

@@ -1,4 +1,7 @@
-"""Make docs/benchmarks.md from benchmarks/results/*.json: `python benchmarks/page.py`."""
+"""Make docs/benchmarks.md and README's table of figures from benchmarks/results/*.json.
+
+python benchmarks/page.py
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from ablation_page import ablation
-from accuracy_page import accuracy
+from accuracy_page import accuracy, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -57,6 +60,10 @@ def main() -> None:
         "with another device name.\n"
     )
     (ROOT / "docs/benchmarks.md").write_text("\n".join(parts))
+    readme, cells = ROOT / "README.md", json.loads((RESULTS / "accuracy.json").read_text())
+    before, begin, rest = readme.read_text().partition("<!-- five minutes -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    readme.write_text(before + begin + summary(cells, "5m") + "\n" + end + after)
 
 
 def demo(results: dict[str, Any]) -> str:

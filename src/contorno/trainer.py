@@ -111,6 +111,7 @@ class Trainer:
             self.segmenter.network, _optimizer(self.segmenter, recipe)
         )
         self.average = copy.deepcopy(self.segmenter) if recipe.ema else self.segmenter
+        self._averaged = _floats(self.average), _floats(self.segmenter)
         self.engine = PyTorchEngine(self.average, hardware)
         self.sampler = Sampler(
             training,
@@ -220,16 +221,9 @@ class Trainer:
         """Exponential moving average of weights and batch statistics, quicker at the start."""
         done = self.position.epoch * self.sampler.steps + self.position.step
         weight = 1 - min(decay, (1 + done) / (10 + done))
+        average, newest = self._averaged
         with torch.no_grad():
-            for mine, theirs in zip(
-                self.average.state_dict().values(),
-                self.segmenter.state_dict().values(),
-                strict=True,
-            ):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, weight)
-                else:
-                    mine.copy_(theirs)
+            torch._foreach_lerp_(average, newest, weight)
 
     @property
     def rate(self) -> float:
@@ -367,6 +361,11 @@ class Trainer:
         restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
         self.position = Position(**meta["position"])
         trim_log(self.run / LOG, self.position.epoch)
+
+
+def _floats(module: nn.Module) -> list[Tensor]:
+    """Weights and batch statistics: all of a state but counters, which say nothing in use."""
+    return [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
 
 
 def _config_digest(config: Config) -> str:

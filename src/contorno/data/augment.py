@@ -31,11 +31,11 @@ def augment(images: Tensor, masks: Tensor, *, rng: np.random.Generator) -> tuple
     turned = [_turn(image, mask, rng) for image, mask in zip(images, masks, strict=True)]
     images = torch.stack([image for image, _ in turned])
     masks = torch.stack([mask for _, mask in turned])
-    images, masks = _warp(images, masks, rng)
+    _warp(images, masks, rng)
     gain = _draw(rng, len(images), 1 - _GAIN, 1 + _GAIN).to(images.device)
     offset = _draw(rng, len(images), -_OFFSET, _OFFSET).to(images.device)
     mean = images.mean(dim=(2, 3), keepdim=True)
-    images = (images - mean) * gain + mean + offset
+    images = torch.addcmul(mean - mean * gain + offset, images, gain)  # in one pass
     return images.contiguous(memory_format=torch.channels_last), masks
 
 
@@ -46,27 +46,23 @@ def _turn(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor
     return (image.flip(2), mask.flip(2)) if mirror else (image, mask)
 
 
-def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Rotation by any angle and scaling in one resampling; corners are mirrored in."""
+def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator) -> None:
+    """Rotation by any angle and scaling in one resampling, in place; corners are mirrored in."""
     chosen = np.flatnonzero(rng.random(len(images)) < _WARPED)
     angles = rng.uniform(-np.pi, np.pi, len(chosen))
     scales = np.exp(rng.uniform(np.log(_SCALE[0]), np.log(_SCALE[1]), len(chosen)))
     if not len(chosen):
-        return images, masks
+        return
     cos, sin = np.cos(angles) / scales, np.sin(angles) / scales
     zero = np.zeros_like(cos)
     theta = np.stack([cos, -sin, zero, sin, cos, zero], axis=1).reshape(-1, 2, 3)
     where = torch.from_numpy(chosen).to(images.device)
     matrix = torch.from_numpy(theta).to(images.device, torch.float32)
     grid = F.affine_grid(matrix, [len(chosen), 1, *images.shape[-2:]], align_corners=False)
-    images, masks = images.clone(), masks.clone()
-    images[where] = F.grid_sample(
-        images[where], grid, mode="bilinear", padding_mode="reflection", align_corners=False
-    )
-    masks[where] = F.grid_sample(
-        masks[where], grid, mode="nearest", padding_mode="reflection", align_corners=False
-    )
-    return images, masks
+    for maps, mode in ((images, "bilinear"), (masks, "nearest")):
+        maps[where] = F.grid_sample(
+            maps[where], grid, mode=mode, padding_mode="reflection", align_corners=False
+        )
 
 
 def _draw(rng: np.random.Generator, count: int, low: float, high: float) -> Tensor:
