@@ -8,9 +8,17 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from contorno.data import augment as module
 from contorno.data.augment import augment
 
 SIZE = 64
+
+
+@pytest.fixture
+def clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No picture is made worse."""
+    for name in ("_COARSE", "_BLURRED", "_CURVED", "_NOISY"):
+        monkeypatch.setattr(module, name, 0.0)
 
 
 def blobs(count: int, seed: int = 0) -> Tensor:
@@ -18,6 +26,13 @@ def blobs(count: int, seed: int = 0) -> Tensor:
     noise = np.random.default_rng(seed).standard_normal((count, SIZE, SIZE))
     smooth = ndimage.gaussian_filter(noise, (0, 6, 6))
     return torch.from_numpy(smooth > np.quantile(smooth, 0.7)).float()[:, None]
+
+
+def smooth() -> Tensor:
+    """A normalised picture of three channels: (3, SIZE, SIZE)."""
+    noise = np.random.default_rng(0).standard_normal((3, SIZE, SIZE))
+    image = torch.from_numpy(ndimage.gaussian_filter(noise, (0, 1, 1))).float()
+    return (image - image.mean()) / image.std()
 
 
 def apply(masks: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -36,6 +51,7 @@ def unwarped(before: Tensor, after: Tensor) -> list[bool]:
     ]
 
 
+@pytest.mark.usefixtures("clear")
 @pytest.mark.parametrize("seed", range(4))
 def test_the_mask_moves_with_the_image(seed: int) -> None:
     before = blobs(24, seed)
@@ -86,6 +102,7 @@ def test_objects_are_scaled_within_the_limits() -> None:
     assert all(mask[0, 31, 31] == 1 for mask in masks)  # turned about its middle
 
 
+@pytest.mark.usefixtures("clear")
 def test_light_changes_within_the_limits() -> None:
     before = blobs(300)
     images, masks = apply(before)
@@ -112,3 +129,52 @@ def test_what_was_given_is_left_alone() -> None:
     augment(images, masks, rng=np.random.default_rng(0))
     assert torch.equal(images, kept[0])
     assert torch.equal(masks, kept[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("_COARSE", 0.25), ("_BLURRED", 0.15), ("_CURVED", 0.3), ("_NOISY", 0.15)]
+)
+def test_pictures_are_made_worse_as_often_as_in_nnunet(
+    name: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in {"_COARSE", "_BLURRED", "_CURVED", "_NOISY"} - {name}:
+        monkeypatch.setattr(module, other, 0.0)
+    image = smooth()
+    worse = [module._worsen(image, np.random.default_rng(index)) for index in range(400)]
+    changes = torch.stack([(one - image).abs().mean() for one in worse])
+    assert share - 0.07 < (changes > 0).float().mean() < share + 0.07
+    assert changes.max() < 0.5  # of a picture whose spread is 1
+
+
+def test_blur_is_a_gaussian() -> None:
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 20, 31))).float()
+    reference = ndimage.gaussian_filter(image.numpy(), (0, 0.8, 0.8), mode="mirror", radius=2)
+    np.testing.assert_allclose(module._blurred(image, 0.8).numpy(), reference, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.7, 1.0, 1.5])
+def test_gamma_keeps_order_mean_and_spread(gamma: float) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 20, 31))).float()
+    curved = module._curved(image, gamma)
+    assert torch.equal(curved.flatten().argsort(), image.flatten().argsort())
+    assert curved.mean().item() == pytest.approx(image.mean().item(), abs=1e-5)
+    assert curved.std().item() == pytest.approx(image.std().item(), abs=1e-4)
+    middle = (curved.median() - curved.min()) / (curved.max() - curved.min())
+    plain = (image.median() - image.min()) / (image.max() - image.min())
+    assert middle.item() == pytest.approx(plain.item() ** gamma, abs=1e-5)
+
+
+def test_coarser_keeps_what_is_wide_and_loses_what_is_fine() -> None:
+    y, x = np.mgrid[:64, :64]
+    wide = torch.from_numpy(np.sin(x / 10)).float()[None]
+    fine = torch.from_numpy((-1.0) ** (x + y)).float()[None]
+    assert (module._coarser(wide, 0.5) - wide).abs().mean() < 0.06
+    assert module._coarser(fine, 0.5).std() < 0.01
+    assert torch.equal(module._coarser(fine, 1.0), fine)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_constant_picture_stays_finite(value: float) -> None:
+    image = torch.full((1, 32, 32), value)
+    for index in range(40):
+        assert module._worsen(image, np.random.default_rng(index)).isfinite().all()

@@ -269,7 +269,7 @@ def _auto(
             -(-seen.images * crops // batch),
             f"{crops} crop(s) of each image cover its area",
         ),
-        "training.augment": (True, "flips, rotations, scale, light"),
+        "training.augment": (True, "flips, rotations, scale, light, now and then a worse picture"),
         "training.ema": (0.99, "averages the last hundred steps"),
         "training.clip": (1.0, "a bad batch cannot throw the weights far"),
         "training.patience": (

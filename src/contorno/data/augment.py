@@ -1,4 +1,4 @@
-"""Random changes of a batch that leave its truth true: geometry in one warp, then light.
+"""Random changes of a batch that leave its truth true: geometry in one warp, light, worse pictures.
 
 Drawn on the CPU from the generator given, applied on the batch's own device.
 """
@@ -14,10 +14,17 @@ _WARPED = 0.5  # of the examples are rotated by any angle and scaled; the rest o
 _SCALE = (0.7, 1.4)  # as in nnU-Net
 _GAIN = 0.2  # contrast changes by up to 20%
 _OFFSET = 0.2  # brightness by up to 0.2 standard deviations
+# How often a picture is made worse, and how much, as in nnU-Net; gains in docs/LOG.md.
+_COARSE, _ZOOM = 0.25, (0.5, 1.0)  # share of its resolution that is kept
+_BLURRED, _SIGMA = 0.15, (0.5, 1.0)  # pixels
+_CURVED, _GAMMA, _INVERTED = 0.3, (0.7, 1.5), 0.25  # of the curved, the negative is curved
+_NOISY, _VARIANCE = 0.15, (0.0, 0.1)  # of Gaussian noise, the picture's being about 1
+
+_TINY = 1e-6  # keeps a constant picture from dividing by zero
 
 
 def augment(images: Tensor, masks: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Flip, rotate, scale and relight every example on its own.
+    """Flip, rotate, scale, relight and now and then worsen every example on its own.
 
     Args:
         images: (N, C, h, w) normalised, h equal to w.
@@ -36,6 +43,7 @@ def augment(images: Tensor, masks: Tensor, *, rng: np.random.Generator) -> tuple
     offset = _draw(rng, len(images), -_OFFSET, _OFFSET).to(images.device)
     mean = images.mean(dim=(2, 3), keepdim=True)
     images = torch.addcmul(mean - mean * gain + offset, images, gain)  # in one pass
+    images = torch.stack([_worsen(image, rng) for image in images])
     return images.contiguous(memory_format=torch.channels_last), masks
 
 
@@ -63,6 +71,43 @@ def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator) -> None:
         maps[where] = F.grid_sample(
             maps[where], grid, mode=mode, padding_mode="reflection", align_corners=False
         )
+
+
+def _worsen(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Now and then coarser, blurred, of another gamma, noisy: (C, h, w)."""
+    if rng.random() < _COARSE:
+        image = _coarser(image, rng.uniform(*_ZOOM))
+    if rng.random() < _BLURRED:
+        image = _blurred(image, rng.uniform(*_SIGMA))
+    if rng.random() < _CURVED:
+        gamma = float(np.exp(rng.uniform(*np.log(_GAMMA))))
+        image = -_curved(-image, gamma) if rng.random() < _INVERTED else _curved(image, gamma)
+    if rng.random() < _NOISY:
+        noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(*_VARIANCE) ** 0.5
+        image = image + torch.from_numpy(noise.astype(np.float32)).to(image.device)
+    return image
+
+
+def _coarser(image: Tensor, share: float) -> Tensor:
+    """As if photographed with a share of the pixels: nearest down, bilinear up."""
+    size = [max(1, int(edge * share)) for edge in image.shape[1:]]
+    small = F.interpolate(image[None], size, mode="nearest-exact")
+    return F.interpolate(small, image.shape[1:], mode="bilinear")[0]
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian of five pixels across and down, edges mirrored."""
+    weights = torch.exp(-(torch.arange(-2.0, 3.0, device=image.device) ** 2) / (2 * sigma**2))
+    weights = weights / weights.sum()
+    padded = F.pad(image[:, None], (2, 2, 2, 2), mode="reflect")  # (C, 1, h + 4, w + 4)
+    return F.conv2d(F.conv2d(padded, weights.view(1, 1, 1, 5)), weights.view(1, 1, 5, 1))[:, 0]
+
+
+def _curved(image: Tensor, gamma: float) -> Tensor:
+    """The power `gamma` of values between the least and the largest; mean and spread stay."""
+    low, high = image.aminmax()
+    curved = ((image - low) / (high - low + _TINY)) ** gamma
+    return (curved - curved.mean()) / (curved.std() + _TINY) * image.std() + image.mean()
 
 
 def _draw(rng: np.random.Generator, count: int, low: float, high: float) -> Tensor:
