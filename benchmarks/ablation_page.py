@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 from accuracy_sets import SETS
@@ -28,8 +26,7 @@ highest. Last, on how many of the sets the recipe is better without that change.
 {results["machine"]}.
 
 {tables}
-
-{budgets(list(_of_accuracy()))}"""
+"""
 
 
 def _table(cells: Sequence[Cell], work: float) -> str:
@@ -73,38 +70,3 @@ def _figure(values: Sequence[float], form: str) -> str:
         return "not measured"
     ends = f" ({form.format(min(values))} to {form.format(max(values))})"
     return form.format(mean(values)) + (ends if len(values) > 1 else "")
-
-
-def _of_accuracy() -> list[tuple[str, float]]:
-    file = Path(__file__).parent / "results" / "accuracy.json"  # its runs kept a time, too
-    results = json.loads(file.read_text()) if file.exists() else {"cells": {}}
-    cells = (c for c in results["cells"].values() if "train_command_seconds" in c)
-    timed = (c for c in cells if not c["budget"].endswith("pixels"))
-    return [(cell["budget"], cell["train_command_seconds"]) for cell in timed]
-
-
-def budgets(runs: Sequence[tuple[str, float]]) -> str:
-    """How far the whole command was from the time that was asked for: (asked, took) of each."""
-    rows = []
-    for time in sorted({time for time, _ in runs}, key=_seconds):
-        want = _seconds(time)
-        off = [took - want for asked, took in runs if asked == time]
-        kept = sum(abs(seconds) <= max(10, 0.05 * want) for seconds in off)
-        rows.append(
-            f"| {time} | {len(off)} | {median(off) / want:+.1%} | {min(off) / want:+.1%} to "
-            f"{max(off) / want:+.1%} | {min(off):+.1f} to {max(off):+.1f} | {kept} |"
-        )
-    lines = "\n".join(rows)
-    return f"""### How `--time` is kept
-
-The whole command of the {len(runs)} runs of contorno among those for accuracy, from starting
-Python to the report, against the time asked for:
-
-| asked | runs | median | from, to | seconds | within 5% or 10 s |
-|---|---|---|---|---|---|
-{lines}
-"""
-
-
-def _seconds(time: str) -> float:
-    return float(time[:-1]) * {"s": 1, "m": 60, "h": 3600}[time[-1]]
