@@ -84,7 +84,7 @@ def _worsen(image: Tensor, rng: np.random.Generator) -> Tensor:
         image = -_curved(-image, gamma) if rng.random() < _INVERTED else _curved(image, gamma)
     if rng.random() < _NOISY:
         noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(*_VARIANCE) ** 0.5
-        image = image + torch.from_numpy(noise.astype(np.float32)).to(image.device)
+        image = image + torch.from_numpy(noise).to(image.device)
     return image
 
 
