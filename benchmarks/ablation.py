@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -80,8 +79,12 @@ def main() -> None:
     for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
         cores.put(core)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for key in product(options.seeds, options.sets, options.changes):
+        cells = [
             pool.submit(measure, *key, options.data, options.seconds, cores, lock)
+            for key in product(options.seeds, options.sets, options.changes)
+        ]
+    for cell in cells:
+        cell.result()  # raises what went wrong
 
 
 def measure(
@@ -183,12 +186,11 @@ class Never:
 
 def steps_of(trainer: Any) -> list[float]:
     """Train the one epoch that there is; seconds of processor time of every step."""
-    clock: Callable[[], float] = time.process_time
-    times, before = [], clock()
+    times, before = [], time.process_time()
     for batch in trainer.sampler.batches(0, start=0, workers=1):
         trainer.step(batch)
         trainer.position.step += 1
-        now = clock()
+        now = time.process_time()
         times.append(now - before)
         before = now
     return times
