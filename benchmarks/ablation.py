@@ -52,6 +52,7 @@ WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
     "no weight decay": {"weight_decay": 0.0},
     "no clipping": {"clip": 0.0},
     "no warm-up": {"warmup": 0.0},
+    "no clipping, no warm-up, no weight decay": {"clip": 0.0, "warmup": 0.0, "weight_decay": 0.0},
     "constant learning rate": {"schedule": "constant"},
 }
 PATCHES: dict[str, tuple[str, str, Any]] = {  # name: module, constant, value

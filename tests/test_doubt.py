@@ -123,6 +123,21 @@ def test_what_is_unlike_is_said(tmp_path: Path, change: Any, words: str) -> None
     assert "channel" not in unlike
 
 
+def test_few_training_images_are_a_narrow_range_by_chance(tmp_path: Path) -> None:
+    dataset = read_all(easy(tmp_path, 8))
+    known = familiar(dataset)
+    (low, high), *_ = known.brightness
+    image = dataset.read(0)[0].astype(np.float64)
+    image += high + 0.3 * max(high - low, 0.1 * high) - image.mean()  # a distance of 0.3
+
+    def words(images: int) -> str:
+        return strangeness(image, known.model_copy(update={"images": images}))[1]
+
+    assert known.images == 8
+    assert "brighter" not in words(8)
+    assert "brighter" in words(100)
+
+
 def test_the_channel_is_named_where_there_are_several(tmp_path: Path) -> None:
     dataset = read_all(pictures(tmp_path, 4))
     image = dataset.read(0)[0].copy()

@@ -81,6 +81,7 @@ class Familiar(BaseModel):
         brightness: mean of an image, in file units.
         contrast: its standard deviation.
         sharpness: see `facts.sharpness`.
+        images: how many were looked at.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +89,7 @@ class Familiar(BaseModel):
     brightness: tuple[tuple[float, float], ...]
     contrast: tuple[tuple[float, float], ...]
     sharpness: tuple[tuple[float, float], ...]
+    images: int
 
 
 class ModelCard(BaseModel):

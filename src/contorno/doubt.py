@@ -25,7 +25,8 @@ from contorno.files import write_bytes
 Array = NDArray[Any]
 SURE = 0.8  # a pixel whose class has less is unsure
 FAINT = 0.1  # a probability below does not count towards an expected Dice
-BEYOND = 0.1  # of the range of the training images: less is no reason for a remark
+_BEYOND = 0.1  # of the range of the training images: less is no reason for a remark
+_FEW = 1.5  # the same where they are few, times 1 / sqrt(images): their range is narrow by chance
 NAME = "doubt.csv"
 _COLUMNS = ("rank", "image", "expected_dice", "unsure", "distance", "unlike")
 _WORDS = {
@@ -118,7 +119,7 @@ def familiar(dataset: Dataset) -> Familiar:
         name: tuple(zip(np.min(r, axis=0).tolist(), np.max(r, axis=0).tolist(), strict=True))
         for name, r in rows.items()
     }
-    return Familiar(**ranges)
+    return Familiar(**ranges, images=len(dataset))
 
 
 def strangeness(image: Array, known: Familiar | None) -> tuple[float | None, str]:
@@ -126,10 +127,12 @@ def strangeness(image: Array, known: Familiar | None) -> tuple[float | None, str
 
     The distance is 0 within the smallest and largest value of any training image, else what is
     beyond in units of their range, or of a tenth of the larger one where all were nearly alike;
-    the largest of all channels and properties.
+    the largest of all channels and properties. Words are for a tenth and more, or with few images
+    for more: for 0.53 with 8, 0.27 with 32 (measured in docs/LOG.md).
     """
     if known is None:
         return None, ""
+    least = max(_BEYOND, _FEW / known.images**0.5)
     channels = [image[..., c] for c in range(image.shape[2])]  # one after the other: in float64
     own = {
         "brightness": np.array([one.mean(dtype=np.float64) for one in channels]),
@@ -144,7 +147,7 @@ def strangeness(image: Array, known: Familiar | None) -> tuple[float | None, str
         beyond = np.stack([low - values, values - high]) / span  # (2, C): below, above
         side, channel = np.unravel_index(beyond.argmax(), beyond.shape)
         furthest = max(furthest, float(beyond.max()))
-        if beyond.max() > BEYOND:
+        if beyond.max() > least:
             where = f" (channel {channel + 1})" if len(values) > 1 else ""
             reasons.append(f"{_WORDS[name][int(side)]} than any training image{where}")
     return furthest, "; ".join(reasons)
