@@ -22,7 +22,8 @@ third; nothing is tuned and the test lists are not read. All get as much process
 so a change that makes steps cheaper has more of them. The first row is the mean Dice of recipe
 auto, the others what a change adds to it or takes away: the mean over seeds, each against the
 recipe with the same seed (which parts the list in its own way), in brackets the lowest and the
-highest. Last, on how many of the sets the recipe is better without that change. Machine:
+highest; one seed where there are none. Last, on how many of the sets the recipe is better without
+that change. Machine:
 {results["machine"]}.
 
 {tables}
@@ -48,7 +49,7 @@ def _table(cells: Sequence[Cell], work: float) -> str:
     seeds = len({cell["seed"] for cell in cells})
     return "\n".join(
         [
-            f"### {work:g} seconds of one core, {seeds} seed(s)\n",
+            f"### {work:g} seconds of one core, up to {seeds} seeds\n",
             f"| | {' | '.join(SETS)} | steps | recipe better |",
             "|---" * (len(SETS) + 3) + "|",
             *rows,

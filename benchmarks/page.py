@@ -17,14 +17,6 @@ from accuracy_page import accuracy, summary
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 BAD = ("silently wrong", "crash", "hang")
-FIGURES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "precision": "Precision",
-    "recall": "Recall",
-    "boundary_f": "Boundary F",
-    "hd95": "HD95, px",
-}
 
 
 def machine() -> str:
@@ -75,37 +67,6 @@ def demo(results: dict[str, Any]) -> str:
 | held-out images | Otsu's threshold, mean Dice | contorno, mean Dice (95% interval) |
 |---|---|---|
 | {len(results["images"])} | {results["otsu_dice"]:.3f} | {interval(dice, "mean")} |
-"""
-
-
-def real_sets(results: dict[str, Any]) -> str:
-    head = "| set | images: train, validation, test | steps | " + " | ".join(FIGURES.values())
-    rows = [head + " | pooled Dice |", "|---" * (len(FIGURES) + 4) + "|"]
-    for name, row in results["sets"].items():
-        figures = [interval(row["per_image"][key], "mean") for key in FIGURES]
-        images = f"{row['train_images']}, {row['validation_images']}, {row['test_images']}"
-        rows.append(
-            f"| {name} | {images} | {row['steps']} | "
-            + " | ".join(figures)
-            + f" | {interval(row['pooled']['dice'], 'value')} |"
-        )
-    times = ", ".join(
-        f"{name} {row['training_seconds']} s" for name, row in results["sets"].items()
-    )
-    return f"""## Real sets, {results["time"]} of training each, recipe auto, no other option
-
-`python benchmarks/real_sets.py DATA --out RUNS --time {results["time"]}`, which runs for each set
-
-```
-contorno train DATA/SET/images DATA/SET/masks --files DATA/SET/split_train.txt --out RUNS/SET \
---time {results["time"]}
-contorno evaluate RUNS/SET DATA/SET/images DATA/SET/masks --files DATA/SET/split_test.txt
-```
-
-Means over the test images with 95% bootstrap intervals. The test lists were used for nothing else.
-Machine: {results["machine"]}. Time spent in epochs: {times}.
-
-{chr(10).join(rows)}
 """
 
 
@@ -438,7 +399,6 @@ def interval(figure: dict[str, Any], key: str) -> str:
 
 SECTIONS = {
     "demo": demo,
-    "real_sets": real_sets,
     "accuracy": accuracy,
     "ablation": ablation,
     "classic": classic,
