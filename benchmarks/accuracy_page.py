@@ -74,15 +74,16 @@ Machine: {machines}."""
     return "\n\n".join(parts) + "\n"
 
 
-def summary(results: dict[str, Any], budget: str) -> str:
-    """For README: mean Dice of every method that was measured with this budget."""
-    cells = [cell for cell in results["cells"].values() if cell["budget"] == budget]
-    methods = [name for name in METHODS if any(cell["method"] == name for cell in cells)]
-    heads = [NAMES.get(name, name) for name in methods]
-    rows = [f"| | {' | '.join(heads)} |", "|---" * (len(methods) + 1) + "|"]
-    for name in SETS:
-        found = [figure(of(cells, name, budget, method)) for method in methods]
-        rows.append(f"| {name} | {' | '.join(found)} |")
+def summary(results: dict[str, Any], budget: str, short: str) -> str:
+    """For README: mean Dice of every method after a budget, and of contorno after a short one."""
+    cells = list(results["cells"].values())
+    methods = [name for name in METHODS if any(of(cells, each, budget, name) for each in SETS)]
+    columns = [(short, "contorno"), *((budget, name) for name in methods)]
+    heads = [f"{NAMES.get(name, name)}, {time}" for time, name in columns]
+    rows = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    for each in SETS:
+        found = [figure(of(cells, each, *column)) for column in columns]
+        rows.append(f"| {each} | {' | '.join(found)} |")
     return "\n".join(rows)
 
 
