@@ -141,7 +141,7 @@ def changed_card(path: Path, change: Any) -> Path:
 def test_cards_of_a_newer_version(tmp_path: Path) -> None:
     path = changed_card(written(tmp_path), lambda card: card.update(temperature=1.3, tta=True))
     words = refused(path)
-    assert "may come from a newer version (2 value(s) not understood)" in words
+    assert "may come from another version (2 value(s) not understood)" in words
     assert __version__ in words
     path = changed_card(path, lambda card: card["network"].update(architecture="VisionThing"))
     assert "VisionThing" in refused(path)

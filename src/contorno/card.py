@@ -146,7 +146,7 @@ def read_card(path: Path) -> ModelCard:
         raise ModelFileError(f"{path}: not a model file, or damaged ({error})") from None
     except ValidationError as error:
         raise ModelFileError(
-            f"{path}: its card cannot be read by contorno {__version__}; it may come from a newer "
+            f"{path}: its card cannot be read by contorno {__version__}; it may come from another "
             f"version ({error.error_count()} value(s) not understood)"
         ) from None
 
