@@ -31,7 +31,8 @@ from accuracy_sets import SETS
 from page import RESULTS, machine
 
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
-WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
+MOVED = "contorno.data.batches:_MOVED"
+CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's, or a module's
     "recipe": {},
     "AdamW": {"optimizer": "adamw"},
     "AdamW, learning rate 2e-3": {"optimizer": "adamw", "learning_rate": 2e-3},
@@ -49,16 +50,12 @@ WISHES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's
     "Dice alone": {"loss": "dice"},
     "no augmentation": {"augment": False},
     "no moving average": {"ema": 0.0},
-    "no weight decay": {"weight_decay": 0.0},
-    "no clipping": {"clip": 0.0},
-    "no warm-up": {"warmup": 0.0},
-    "no clipping, no warm-up, no weight decay": {"clip": 0.0, "warmup": 0.0, "weight_decay": 0.0},
+    "weight decay 0.01": {"weight_decay": 0.01},
     "constant learning rate": {"schedule": "constant"},
+    "no crop moved to a class": {MOVED: 0.0},
+    "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
+    "crops of 64, batches of 64, none moved": {"crop": 64, "batch_size": 64, MOVED: 0.0},
 }
-PATCHES: dict[str, tuple[str, str, Any]] = {  # name: module, constant, value
-    "no crops on foreground": ("contorno.data.batches", "_CENTRED", 0.0),
-}
-CHANGES = [*WISHES, *PATCHES]
 TIMED = 12  # steps, of which the first four do not count
 
 
@@ -67,7 +64,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seconds", type=float, default=90.0, help="of one core, for training")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--changes", nargs="+", default=CHANGES, choices=CHANGES)
+    parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cell", help=argparse.SUPPRESS)  # SET, SEED, CHANGE: measure one, here
@@ -133,9 +130,10 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
     from contorno.trainer import Trainer
     from contorno.training import read_material
 
-    if change in PATCHES:
-        module, constant, value = PATCHES[change]
-        setattr(importlib.import_module(module), constant, value)
+    asked = dict(CHANGES[change])
+    for place in [name for name in asked if ":" in name]:
+        module, _, constant = place.partition(":")
+        setattr(importlib.import_module(module), constant, asked.pop(place))
     classes = SETS[data.name]
     named = ",".join(f"{n}={v}" for n, v in classes.items()) if len(classes) > 2 else None
     folders = {"images": str(data / "images"), "masks": str(data / "masks")}
@@ -151,7 +149,7 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
         foreground=found.foreground,
     )
     parts = [found.pairs.subset(part) for part in names]
-    wishes = {"time": 300.0, "seed": seed} | WISHES.get(change, {})  # the network of short times
+    wishes = {"time": 300.0, "seed": seed} | asked  # the network of short times
     if wishes.get("loss") == "bce" and len(classes) > 2:
         wishes["loss"] = "ce"
     hardware = choose(device="cpu", precision="auto")

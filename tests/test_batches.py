@@ -155,7 +155,7 @@ def test_crops_reach_every_place() -> None:
     assert corners == {(y, x) for y in range(9) for x in range(19)}
 
 
-def test_a_third_of_the_crops_is_about_foreground() -> None:
+def test_a_third_of_the_crops_that_miss_a_class_is_moved_to_it() -> None:
     mask = np.zeros((400, 400), np.uint8)
     mask[300:304, 100:104] = 1  # a random crop of 64 sees it in about 4% of the cases
     image = np.zeros((400, 400, 1), np.uint8)
@@ -165,6 +165,20 @@ def test_a_third_of_the_crops_is_about_foreground() -> None:
     assert 1 / 3 < share < 1 / 3 + 0.09
     places = {tuple(np.argwhere(crop)[0]) for crop in crops if crop.sum() == 16}
     assert len(places) > 200  # not always in the very middle
+
+
+def test_crops_that_see_every_class_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.tile(np.array([0, 1, 1, 2], np.uint8), (90, 25))
+    image = np.arange(9000, dtype=np.uint16).reshape(90, 100, 1)
+
+    def corners() -> list[int]:
+        rng = np.random.default_rng(0)
+        rngs = [np.random.default_rng(rng.integers(1000)) for _ in range(200)]
+        return [int(random_crop(image, mask, 32, each)[0][0, 0, 0]) for each in rngs]
+
+    moving = corners()
+    monkeypatch.setattr("contorno.data.batches._MOVED", 0.0)
+    assert corners() == moving
 
 
 # Classic: whole images, resized

@@ -112,7 +112,7 @@ def test_a_run_that_does_not_learn_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = easy(tmp_path / "discs", 10)
-    wishes = {"widths": (4, 8), "crop": 32, "batch_size": 4, "epochs": 15, "warmup": 0.0}
+    wishes = {"widths": (4, 8), "crop": 32, "batch_size": 4, "epochs": 15}
     for name, rate in (("good", 0.02), ("stuck", 1e-9)):
         out = tmp_path / name
         api.train(root / "images", root / "masks", out=out, learning_rate=rate, **wishes, **EXACT)

@@ -37,7 +37,7 @@ def test_a_schedule_fills_the_time(
 
 
 def test_cooling_begins_once_and_ends_the_run_at_zero() -> None:
-    recipe = TrainingConfig(epochs=100, steps_per_epoch=2, patience=10, warmup=0.0)
+    recipe = TrainingConfig(epochs=100, steps_per_epoch=2, patience=10)
     position = Position(epochs=100, micro_batch=4, epoch=29, best_epoch=20)
     assert cool_if_stuck(recipe, position)
     assert (position.cooling, position.epochs) == (30, 40)
@@ -65,7 +65,7 @@ def rates(recipe: TrainingConfig, position: Position, epochs: range) -> list[flo
 
 @pytest.mark.parametrize("seconds", [12.0, 3.0])  # for the 40 epochs that are left, twice or half
 def test_the_learning_rate_goes_on_from_where_it_was(seconds: float) -> None:
-    recipe = TrainingConfig(epochs=50, steps_per_epoch=4, warmup=0.1, learning_rate=1.0)
+    recipe = TrainingConfig(epochs=50, steps_per_epoch=4, learning_rate=1.0)
     position = Position(epochs=50, micro_batch=4)
     before = rates(recipe, position, range(10))
     follow(position, left=seconds * 40 / 6, epoch=1.0, validated=True)
@@ -75,12 +75,11 @@ def test_the_learning_rate_goes_on_from_where_it_was(seconds: float) -> None:
     assert after == sorted(after, reverse=True)
     assert max(steps) < 0.05  # no jump
     assert after[-1] < 0.01
-    assert before[0] == pytest.approx(1 / 20)  # one of the 20 steps of warm-up
-    assert max(before) == 1
+    assert before[0] == 1
 
 
 def test_following_changes_nothing_where_the_pace_is_kept() -> None:
-    recipe = TrainingConfig(epochs=30, steps_per_epoch=3, warmup=0.1)
+    recipe = TrainingConfig(epochs=30, steps_per_epoch=3)
     plain = Position(epochs=30, micro_batch=4)
     expected = rates(recipe, plain, range(30))
     kept, found = Position(epochs=30, micro_batch=4), []

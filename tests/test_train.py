@@ -121,7 +121,7 @@ def test_it_learns_logs_and_keeps_the_best(discs: Path, tmp_path: Path) -> None:
     ],
 )
 def test_every_loss_trains(discs: Path, tmp_path: Path, recipe: str, loss: str) -> None:
-    trained = trainer(discs, tmp_path, recipe=recipe, loss=loss, epochs=40, learning_rate=0.01)
+    trained = trainer(discs, tmp_path, recipe=recipe, loss=loss, epochs=40, learning_rate=0.003)
     fit(trained, workers=0)
     assert trained.config.training.loss == loss
     assert all(math.isfinite(record["loss"]) for record in log(tmp_path))
@@ -130,11 +130,11 @@ def test_every_loss_trains(discs: Path, tmp_path: Path, recipe: str, loss: str) 
         assert trained.position.best_loss < 0.1
 
 
-def test_learning_rate_follows_warm_up_and_cosine(discs: Path, tmp_path: Path) -> None:
-    new = trainer(discs, tmp_path, epochs=50, learning_rate=0.5, warmup=0.1)
-    for now in range(100):  # 50 epochs of 2 steps: 10 of warm-up, 90 of cosine
+def test_learning_rate_follows_a_cosine(discs: Path, tmp_path: Path) -> None:
+    new = trainer(discs, tmp_path, epochs=50, learning_rate=0.5)
+    for now in range(100):  # 50 epochs of 2 steps
         new.position.epoch, new.position.step = divmod(now, 2)
-        expected = (now + 1) / 10 if now < 10 else (1 + math.cos(math.pi * (now - 10) / 90)) / 2
+        expected = (1 + math.cos(math.pi * now / 100)) / 2
         assert learning_rate(new.config.training, new.position) == pytest.approx(0.5 * expected)
 
 
@@ -152,7 +152,7 @@ def test_cooling_begins_early_when_nothing_gets_better(
         new.validate = lambda stop: Validation(0.5, 0.1, 0.3, 0.3)  # type: ignore[method-assign]
         return new
 
-    wishes = {"epochs": 60, "patience": 4, "learning_rate": 1e-3, "warmup": 0.0}
+    wishes = {"epochs": 60, "patience": 4, "learning_rate": 1e-3}
     fit(stuck(trainer(discs, tmp_path / "whole", **wishes)), workers=0)
     records = log(tmp_path / "whole")
     assert len(records) == 11  # best at 1, four more, then a tenth of 60 to anneal
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_names_the_files(
 
 
 def test_weights_thrown_far_are_noticed(discs: Path, tmp_path: Path) -> None:
-    new = trainer(discs, tmp_path, epochs=20, learning_rate=1e30, warmup=0.0)
+    new = trainer(discs, tmp_path, epochs=20, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"the loss became .*smaller --learning-rate"):
         fit(new, workers=0)
 

@@ -98,9 +98,8 @@ class TrainingConfig(Section):
     loss: Loss = "bce+dice"
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    warmup: float = Field(0.05, ge=0, lt=1)
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(4, ge=1)
     crop: int | None = Field(None, ge=16)
@@ -109,7 +108,6 @@ class TrainingConfig(Section):
     validate_images: int | None = Field(None, ge=1)
     augment: bool = True
     ema: float = Field(0.0, ge=0, lt=1)
-    clip: float = Field(0.0, ge=0)
     patience: int = Field(0, ge=0)
     tune: bool = True
     seed: int = Field(0, ge=0)

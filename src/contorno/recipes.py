@@ -40,7 +40,6 @@ class Fingerprint:
         height, width: medians, in pixels.
         channels, dtype: of every image.
         mean, std: per channel, in file units.
-        foreground: share of foreground pixels.
         range: smallest and largest value of any image.
         dimmest: smallest of the images' largest values.
         cut: per channel the values that are cut off below and above; None: nothing is.
@@ -56,7 +55,6 @@ class Fingerprint:
     dtype: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    foreground: float
     range: tuple[float, float] = (0.0, 255.0)
     dimmest: float = 0.0
     cut: tuple[tuple[float, ...], tuple[float, ...]] | None = None
@@ -87,7 +85,6 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
         dataset.dtype,
         mean,
         std,
-        dataset.foreground_share(),
         (min(f.low for f in dataset.facts), max(f.high for f in dataset.facts)),
         min(f.high for f in dataset.facts),
         cut,
@@ -216,7 +213,6 @@ def _classic(data: DataConfig, seen: Fingerprint, wishes: Mapping[str, Any]) -> 
         ),
         "training.weight_decay": (1e-5, "R1 asks for a small one"),
         "training.schedule": ("constant", r1),
-        "training.warmup": (0.0, r1),
         "training.epochs": (100, r1),
         "training.batch_size": (4, r1),
         "training.steps_per_epoch": (-(-seen.images // batch), "every image once"),
@@ -256,9 +252,7 @@ def _auto(
             "better masks than AdamW on five sets, one seed each",
         ),
         "training.learning_rate": (1e-3, "as good as 2e-3; with AdamW better on two of three sets"),
-        "training.weight_decay": (1e-2, "AdamW's default; times each step"),
         "training.schedule": ("cosine", "ends annealed when the time is up"),
-        "training.warmup": (0.05, "batch normalisation settles first"),
         "training.epochs": (100, "enough for small sets when no time is given"),
         "training.batch_size": (
             batch,
@@ -271,7 +265,6 @@ def _auto(
         ),
         "training.augment": (True, "flips, rotations, scale, light, now and then a worse picture"),
         "training.ema": (0.99, "averages the last hundred steps"),
-        "training.clip": (1.0, "a bad batch cannot throw the weights far"),
         "training.patience": (
             max(20, wishes["epochs"] // 3) if "epochs" in wishes else 0,
             "epochs without a better mask before annealing begins early"

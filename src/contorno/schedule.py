@@ -39,7 +39,7 @@ class Position:
 
 
 def learning_rate(recipe: TrainingConfig, position: Position) -> float:
-    """Warm-up, then constant or cosine; a straight line to zero once cooling began."""
+    """Constant or cosine; a straight line to zero once cooling began."""
     steps = recipe.steps_per_epoch
     now = position.epoch * steps + position.step
     if position.cooling is None:
@@ -125,9 +125,6 @@ def _progress(position: Position, epochs: float) -> float:
 
 def _factor(recipe: TrainingConfig, position: Position, now: int) -> float:
     """Factor on the learning rate at step `now`."""
-    steps = recipe.steps_per_epoch
-    if (done := _progress(position, now / steps)) < recipe.warmup:
-        return min(1.0, _progress(position, (now + 1) / steps) / recipe.warmup)
     if recipe.schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (done - recipe.warmup) / (1 - recipe.warmup)))
+    return 0.5 * (1 + math.cos(math.pi * _progress(position, now / recipe.steps_per_epoch)))

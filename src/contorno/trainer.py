@@ -153,7 +153,7 @@ class Trainer:
             group["lr"] = position.learning_rate
         self.network.train()
         loss = self.gradients(images, masks)
-        norm = _gradient_norm(self.segmenter, recipe.clip)
+        norm = _gradient_norm(self.segmenter)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._not_finite(batch, loss)
         self.optimizer.step()
@@ -389,7 +389,7 @@ def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimiz
     return kind(module.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
-def _gradient_norm(module: nn.Module, clip: float) -> float:
-    """Norm of all gradients, after which they are scaled down to `clip` if that is not 0."""
-    limit = clip or math.inf
-    return float(nn.utils.clip_grad_norm_(module.parameters(), limit))
+def _gradient_norm(module: nn.Module) -> float:
+    """Norm of all gradients together."""
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    return float(nn.utils.get_total_norm(gradients))

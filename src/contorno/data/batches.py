@@ -24,7 +24,7 @@ from contorno.resample import resize
 
 Array = NDArray[Any]
 Example = tuple[str, Array, Array]  # name, image (h, w, C), class indices (h, w)
-_CENTRED = 1 / 3  # of the crops are centred on foreground, as in nnU-Net (Isensee et al. 2021)
+_MOVED = 1 / 3  # of the crops that miss a class; nnU-Net (Isensee et al. 2021) moves a third of all
 
 
 @dataclass(frozen=True)
@@ -131,25 +131,18 @@ def random_crop(
 ) -> tuple[Array, Array]:
     """A square crop of image (H, W, C) and class map (H, W); smaller ones are mirrored to the size.
 
-    One of three is centred on a pixel of a class, each class of the picture being as likely.
+    Where it misses a class of the picture, each being as likely to be asked for, one of three is
+    moved to a pixel of that.
     """
-    height, width = mask.shape
-    centre: tuple[int, int] | None = None
-    if rng.random() < _CENTRED:
-        foreground = np.flatnonzero(_one_class(mask, rng, multilabel=multilabel))
-        if len(foreground):
-            y, x = divmod(int(foreground[rng.integers(len(foreground))]), width)
-            centre = (y, x)
-    starts = []
-    for axis, length in enumerate((height, width)):
-        if length <= size:
-            starts.append(0)
-        elif centre is not None:
-            jitter = int(rng.integers(-size // 4, size // 4 + 1))
-            starts.append(min(max(centre[axis] - size // 2 + jitter, 0), length - size))
-        else:
-            starts.append(int(rng.integers(length - size + 1)))
-    y, x = starts
+    last = [max(length - size, 0) for length in mask.shape]
+    y, x = (int(rng.integers(end + 1)) for end in last)
+    if rng.random() < _MOVED:
+        wanted = _one_class(mask, rng, multilabel=multilabel)
+        if not wanted[y : y + size, x : x + size].any() and wanted.any():
+            places = np.flatnonzero(wanted)
+            place = divmod(int(places[rng.integers(len(places))]), mask.shape[1])
+            corner = [at - size // 2 + int(rng.integers(-size // 4, size // 4 + 1)) for at in place]
+            y, x = (min(max(at, 0), end) for at, end in zip(corner, last, strict=True))
     image, mask = image[y : y + size, x : x + size], mask[y : y + size, x : x + size]
     down, right = size - mask.shape[0], size - mask.shape[1]
     if down or right:
