@@ -30,9 +30,10 @@ that change. Machine:
 def before(results: dict[str, Any]) -> str:
     return f"""## What each part was worth before
 
-The same, of the recipe that had more parts: gradients clipped to a norm of 1, weight decay of 0.01
-and a third of all crops moved to a class, not only of those that miss one. By these tables they
-went, since the recipe was better with them on fewer than four of the five sets. Machine:
+The same, of the recipe that had more parts: gradients clipped to a norm of 1, a warm-up of 5% of
+the steps, weight decay of 0.01, and a third of all crops moved to a class, not only of those that
+miss one. These went, since the recipe was better with them on fewer than four of the five sets;
+the parts that stayed are judged by these tables, too. Machine:
 {results["machine"]}.
 
 {_tables(results)}
