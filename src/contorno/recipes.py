@@ -246,7 +246,7 @@ def _auto(
         "preprocessing.dtype": (seen.dtype, "type of the images"),
         **_reading(data, seen),
         "preprocessing.output": _output(wishes.get("loss", loss), exclusive=seen.exclusive),
-        "training.loss": (loss, "as in nnU-Net: steady gradients, and overlap is what counts"),
+        "training.loss": (loss, "as in nnU-Net; better masks on five sets than either alone"),
         "training.optimizer": (
             "muon",
             "better masks than AdamW on five sets, one seed each",
@@ -263,8 +263,8 @@ def _auto(
             -(-seen.images * crops // batch),
             f"{crops} crop(s) of each image cover its area",
         ),
-        "training.augment": (True, "flips, rotations, scale, light, now and then a worse picture"),
-        "training.ema": (0.99, "averages the last hundred steps"),
+        "training.augment": (True, "turns, scale, light, blur: better masks on five sets"),
+        "training.ema": (0.99, "mean of a hundred steps: better masks on four sets of five"),
         "training.patience": (
             max(20, wishes["epochs"] // 3) if "epochs" in wishes else 0,
             "epochs without a better mask before annealing begins early"
