@@ -159,6 +159,7 @@ def test_probabilities_are_the_mean_of_the_members(run: Path, discs: Path) -> No
     for fold in range(1, FOLDS + 1):
         model = contorno.load(run / f"fold{fold}", **CPU, engine="pytorch")
         raw = whole_image(model.engine, image[..., None])[0].astype(np.float64)
+        raw = raw.clip(max=1 - 2**-24)  # what float32 rounds to 1 has a logit of its own
         each.append(1 / (1 + (1 / raw - 1) ** (1 / temperature)))
     np.testing.assert_allclose(ensemble.probabilities(image), np.mean(each, axis=0), atol=1e-5)
     mask = classify(ensemble.probabilities(image)[None], ensemble.card.labels, 0.5)
