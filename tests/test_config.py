@@ -139,6 +139,9 @@ def failed(path: Path) -> ConfigError:
 def test_unknown_names_are_errors(tmp_path: Path) -> None:
     error = failed(written(tmp_path, training={"epoch": 3}, colours={"a": 1}))
     assert {problem.path for problem in error.problems} == {"training.epoch", "colours"}
+    for problem in error.problems:
+        assert "no value has this name" in str(problem)
+        assert "another version" in problem.fix
 
 
 def test_all_problems_stand_in_one_error(tmp_path: Path) -> None:

@@ -184,15 +184,16 @@ def parse_duration(text: str) -> float:
 
 
 def _config_error(error: ValidationError, where: str) -> ConfigError:
-    problems = [
-        Problem(
-            ".".join(str(part) for part in item["loc"]) or where,
-            f"{item['input']!r}",
-            item["msg"].removeprefix("Input should be ").removeprefix("Value error, "),
-            "change this value",
-        )
-        for item in error.errors()
-    ]
+    problems = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or where
+        if item["type"] == "extra_forbidden":
+            what, expected = "no value has this name", "a name that this version writes"
+            fix = "correct or remove it; what another version began, go on with that version"
+        else:
+            what, fix = f"{item['input']!r}", "change this value"
+            expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        problems.append(Problem(name, what, expected, fix))
     return ConfigError(f"{where}: values that cannot work", problems)
 
 
