@@ -27,7 +27,7 @@ that change. Machine:
 """
 
 
-def before(results: dict[str, Any]) -> str:
+def ablation_before(results: dict[str, Any]) -> str:
     return f"""## What each part was worth before
 
 The same, of the recipe that had more parts: gradients clipped to a norm of 1, a warm-up of 5% of

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablation_page import ablation, before
+from ablation_page import ablation, ablation_before
 from accuracy_page import accuracy, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -401,7 +401,7 @@ SECTIONS = {
     "demo": demo,
     "accuracy": accuracy,
     "ablation": ablation,
-    "ablation_before": before,
+    "ablation_before": ablation_before,
     "classic": classic,
     "check": check,
     "depths": depths,

@@ -172,8 +172,7 @@ def test_crops_that_see_every_class_stay_where_they_are(monkeypatch: pytest.Monk
     image = np.arange(9000, dtype=np.uint16).reshape(90, 100, 1)
 
     def corners() -> list[int]:
-        rng = np.random.default_rng(0)
-        rngs = [np.random.default_rng(rng.integers(1000)) for _ in range(200)]
+        rngs = [np.random.default_rng(seed) for seed in range(200)]
         return [int(random_crop(image, mask, 32, each)[0][0, 0, 0]) for each in rngs]
 
     moving = corners()
