@@ -123,32 +123,17 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
     """Train on two thirds of the train list, score on the rest."""
     import importlib
 
-    from contorno.config import DataConfig
-    from contorno.data.groups import split
     from contorno.hardware import choose
     from contorno.recipes import fingerprint, resolve
     from contorno.trainer import Trainer
-    from contorno.training import read_material
 
     asked = dict(CHANGES[change])
     for place in [name for name in asked if ":" in name]:
         module, _, constant = place.partition(":")
         setattr(importlib.import_module(module), constant, asked.pop(place))
     classes = SETS[data.name]
-    named = ",".join(f"{n}={v}" for n, v in classes.items()) if len(classes) > 2 else None
-    folders = {"images": str(data / "images"), "masks": str(data / "masks")}
-    files = str(data / "split_train.txt")
-    material = DataConfig(**folders, files=files, validation=1 / 3, classes=named)
-    found = read_material(material, workers=1)
-    names = split(
-        found.pairs.names,
-        share=1 / 3,
-        seed=seed,
-        chosen=None,
-        grouping=found.grouping,
-        foreground=found.foreground,
-    )
-    parts = [found.pairs.subset(part) for part in names]
+    material, found = train_list(data)
+    parts = [found.pairs.subset(part) for part in parted(found, found.pairs.names, 1 / 3, seed)]
     wishes = {"time": 300.0, "seed": seed} | asked  # the network of short times
     if wishes.get("loss") == "bce" and len(classes) > 2:
         wishes["loss"] = "ce"
@@ -175,6 +160,33 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
         "processor_seconds": round(spent, 1),
         "images": [len(part) for part in parts],
     }
+
+
+def train_list(data: Path) -> tuple[Any, Any]:
+    """A set's train list: where it lies (DataConfig), and what was read there (Material)."""
+    from contorno.config import DataConfig
+    from contorno.training import read_material
+
+    classes = SETS[data.name]
+    named = ",".join(f"{n}={v}" for n, v in classes.items()) if len(classes) > 2 else None
+    folders = {"images": str(data / "images"), "masks": str(data / "masks")}
+    material = DataConfig(**folders, files=str(data / "split_train.txt"), classes=named)
+    return material, read_material(material, workers=1)
+
+
+def parted(found: Any, names: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Some names of a Material in two, the second part about a `share`, as a run parts them."""
+    from contorno.data.groups import split
+
+    foreground = {name: found.foreground[name] for name in names}
+    return split(
+        names,
+        share=share,
+        seed=seed,
+        chosen=None,
+        grouping=found.grouping,
+        foreground=foreground,
+    )
 
 
 class Never:

@@ -274,6 +274,7 @@ def scored(shared: Path, masks: Path, values: list[int]) -> dict[str, Any]:
     return {
         "images": len(images),
         "per_image": {name: summary["per_image"][name] for name in ("dice", "iou", "boundary_f")},
+        "dice_of_images": [image.dice for image in images],  # in the order of the test list
         "pooled": {name: summary["pooled"][name] for name in ("dice", "iou")},
         "pooled_dice_of_class": [
             summarise(scores, resamples=1)["pooled"]["dice"]["value"] for scores in by_class

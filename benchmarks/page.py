@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablation_page import ablation, ablation_before
+from ablation_page import ablation, ablation_before, kept
 from accuracy_page import accuracy, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -402,6 +402,7 @@ SECTIONS = {
     "accuracy": accuracy,
     "ablation": ablation,
     "ablation_before": ablation_before,
+    "kept": kept,
     "classic": classic,
     "check": check,
     "depths": depths,

@@ -623,7 +623,7 @@ def test_log_is_drawn_with_the_best_epoch(tmp_path: Path) -> None:
     page = Page(write_report(make(tmp_path), run=make_run(tmp_path / "run")))
     for title in ("Loss", "Validation Dice", "Learning rate"):
         assert f"{title} by epoch" in page.values("aria-label")
-    assert "Epochs 4 of 4 Best epoch 3 Validation Dice there 0.800" in page.text
+    assert "Epochs 4 of 4 Epoch kept 3 Validation Dice there 0.800" in page.text
 
 
 @pytest.mark.parametrize(

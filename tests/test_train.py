@@ -103,6 +103,8 @@ def test_it_learns_logs_and_keeps_the_best(discs: Path, tmp_path: Path) -> None:
         assert 0 <= record["validation_dice"] <= 1
     running = (-1.0, -math.inf)
     for record in records:  # best is a new best Dice, or the same with a smaller error
+        if record["epoch"] == 15:  # the first of the second half: earlier ones do not count
+            running = (-1.0, -math.inf)
         now = (record["validation_dice"], -record["validation_loss"])
         assert record["best"] == (now > running)
         running = max(running, now)
@@ -143,6 +145,33 @@ def test_validation_every_few_epochs_and_at_the_end(discs: Path, tmp_path: Path)
     validated = [r["epoch"] for r in log(tmp_path) if "validation_dice" in r]
     assert validated == [3, 6, 7]
     assert all("best" not in r for r in log(tmp_path) if r["epoch"] not in validated)
+
+
+@pytest.mark.parametrize(("schedule", "kept"), [("cosine", 8), ("constant", 2)])
+def test_a_lucky_early_model_gives_way_to_a_late_one(
+    discs: Path, tmp_path: Path, schedule: str, kept: int
+) -> None:
+    def lucky(new: Trainer) -> Trainer:
+        dice = {2: 0.99, 3: 0.5, 8: 0.8}
+        new.validate = lambda stop: Validation(  # type: ignore[method-assign]
+            dice.get(new.position.epoch + 1, 0.7), 0.1, 0.3, 0.3
+        )
+        return new
+
+    wishes = {"epochs": 10, "schedule": schedule}
+    fit(lucky(trainer(discs, tmp_path / "whole", **wishes)), workers=0)
+    assert load_model(tmp_path / "whole")[1].provenance["epoch"] == kept
+    for step, before in ((7, 2), (17, kept)):  # in the fourth epoch, and in the ninth
+        run = tmp_path / str(step)
+        stopped = lucky(trainer(discs, run, **wishes))
+        stop_at(stopped, step)
+        with pytest.raises(Interrupted):
+            fit(stopped, workers=0)
+        assert load_model(run)[1].provenance["epoch"] == before
+        again = lucky(trainer(discs, run, **wishes))
+        again.restore()
+        fit(again, workers=0)
+        assert load_model(run)[1].provenance["epoch"] == kept
 
 
 def test_cooling_begins_early_when_nothing_gets_better(

@@ -59,7 +59,7 @@ def _classic_line(record: dict[str, Any]) -> str:
 
 def _line(record: dict[str, Any]) -> str:
     dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
-    mark = " (best)" if record.get("best") else ""
+    mark = " (kept)" if record.get("best") else ""
     left = clock((record["epochs"] - record["epoch"]) * record["seconds"])
     return (
         f"Epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}{dice}{mark}  "

@@ -1,0 +1,141 @@
+"""Which epoch's weights to keep: rules compared on images that chose nothing.
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/kept.py DATA [--seconds 420]
+        [--sets isbi2012_em ...] [--seeds 0 1]
+
+Parts each set's train list into a third that judges and two thirds that are parted again, as in a
+run, into training and validation; the test lists are not read. A network is trained for so many
+seconds of processor time, and validated every other epoch. Every rule then picks an epoch by the
+validation images, what is tuned is tuned on them, and the third is scored. Cells that are in
+benchmarks/results/kept.json are skipped; then run benchmarks/page.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+from ablation import TIMED, Never, parted, read, steps_of, train_list
+from accuracy_sets import SETS
+from page import RESULTS, machine
+
+EPOCHS = 120  # of one training, however many steps
+MOST = 20  # images that validate an epoch, as in a run of minutes
+
+
+class Kept(NamedTuple):
+    """A model that was validated."""
+
+    dice: float
+    error: float  # mean squared, of probabilities
+    epoch: int
+    weights: dict[str, Any]
+
+
+def best(models: Sequence[Kept]) -> Kept:
+    return max(models, key=lambda model: (model.dice, -model.error))
+
+
+RULES = {
+    "best Dice": best,
+    "best Dice of the second half": lambda models: best(models[len(models) // 2 :]),
+    "best Dice of the last quarter": lambda models: best(models[len(models) * 3 // 4 :]),
+    "least squared error": lambda models: min(models, key=lambda model: model.error),
+    "last": lambda models: models[-1],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seconds", type=float, default=420.0, help="of processor time")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    options = parser.parse_args()
+    target = RESULTS / "kept.json"
+    for name in options.sets:
+        for seed in options.seeds:
+            key = f"{name}, {options.seconds:g} s, seed {seed}"
+            if key in read(target):
+                continue
+            cell = measure(options.data / name, seed, options.seconds)
+            print(key, cell["rules"], flush=True)
+            cells = read(target) | {key: {"set": name, "seed": seed} | cell}
+            target.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1))
+
+
+def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
+    """Train one network; what every rule picks of it, and how that is judged."""
+    from contorno.hardware import choose
+    from contorno.recipes import fingerprint, resolve
+    from contorno.trainer import Trainer
+    from contorno.tune import tune
+
+    material, found = train_list(data)
+    rest, third = parted(found, found.pairs.names, 1 / 3, seed)
+    parts = parted(found, rest, material.validation, seed)
+    training, validation, judging = (found.pairs.subset(names) for names in (*parts, third))
+    hardware = choose(device="cpu", precision="auto")
+    wishes = {"time": 300.0, "seed": seed}  # the network of short times
+    config = resolve("auto", material, fingerprint(training), hardware, wishes)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def trainer(epochs: int, steps: int) -> Trainer:
+            some = {"time": None, "validate_images": min(len(validation), MOST)}
+            one = config.replace("training", epochs=epochs, steps_per_epoch=steps, **some)
+            return Trainer(one, training, validation, hardware, Path(folder))
+
+        each = median(steps_of(trainer(1, TIMED))[4:])
+        run = trainer(EPOCHS, max(1, int(seconds / each) // EPOCHS))
+        models = []
+        for epoch in range(EPOCHS):
+            steps_of(run)
+            if epoch % 2:
+                scores = run.validate(Never())
+                assert scores is not None
+                weights = copy.deepcopy(run.average.state_dict())
+                models.append(Kept(scores.dice, scores.error, epoch + 1, weights))
+            run.position.epoch, run.position.step = epoch + 1, 0
+
+        judged: dict[int, float] = {}
+        rules = {}
+        for rule, choose_model in RULES.items():
+            chosen = choose_model(models)
+            if chosen.epoch not in judged:
+                run.average.load_state_dict(chosen.weights)
+                tuned = tune(run.engine, run.card, validation, seed=seed)
+                card = run.card.model_copy(update={"tuned": tuned})
+                judged[chosen.epoch] = dice(run.engine, card, judging)
+            rules[rule] = {
+                "epoch": chosen.epoch,
+                "validation": chosen.dice,
+                "judged": judged[chosen.epoch],
+            }
+    images = [len(training), len(validation), len(judging)]
+    steps = EPOCHS * run.sampler.steps
+    return {"epochs": EPOCHS, "steps": steps, "images": images, "rules": rules}
+
+
+def dice(engine: Any, card: Any, dataset: Any) -> float:
+    """Mean over the images."""
+    from contorno.engines import whole_image
+    from contorno.finish import finish
+    from contorno.metrics import mean_dice
+
+    each = []
+    for index in range(len(dataset)):
+        image, truth = dataset.read(index)
+        drawn = card.labels.layers(finish(whole_image(engine, image), card))
+        each.append(mean_dice(zip(card.labels.layers(truth), drawn, strict=True)))
+    return mean(each)
+
+
+if __name__ == "__main__":
+    main()
