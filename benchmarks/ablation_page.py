@@ -52,14 +52,15 @@ def kept(results: dict[str, Any]) -> str:
     table = "\n".join(
         [f"| | {' | '.join(rules)} | epochs of best Dice |", "|---" * (len(rules) + 2) + "|", *rows]
     )
+    steps = [cell["steps"] for cell in cells]
+    seeds = len({cell["seed"] for cell in cells})
     return f"""## Which epoch is kept
 
-`OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/kept.py DATA`: one training of {cells[0]["epochs"]}
-epochs, {min(c["steps"] for c in cells):,} to {max(c["steps"] for c in cells):,} steps, on two thirds
-of a train list, parted as in a run. Each rule picks an epoch by the validation part of these, on
-which threshold and the like are then tuned; the mean Dice is that of the other third, which chose
-nothing, over {len({c["seed"] for c in cells})} seeds. The test lists are not read. Contorno keeps the
-best of the second half. Machine:
+`OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/kept.py DATA`: one training of
+{cells[0]["epochs"]} epochs, {min(steps):,} to {max(steps):,} steps, on two thirds of a train list,
+parted as in a run. Each rule picks an epoch by the validation part of these, on which threshold and
+the like are then tuned; the mean Dice is that of the other third, which chose nothing, over
+{seeds} seeds. The test lists are not read. Contorno keeps the best of the second half. Machine:
 {results["machine"]}.
 
 {table}
