@@ -40,7 +40,7 @@ the parts that stayed are judged by these tables, too. Machine:
 """
 
 
-def kept(results: dict[str, Any]) -> str:
+def kept_epoch(results: dict[str, Any]) -> str:
     cells = list(results["cells"].values())
     rules = list(cells[0]["rules"])
     rows = []

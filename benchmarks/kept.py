@@ -18,7 +18,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any, NamedTuple
 
 from ablation import TIMED, Never, parted, read, steps_of, train_list
@@ -104,6 +104,8 @@ def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
                 models.append(Kept(scores.dice, scores.error, epoch + 1, weights))
             run.position.epoch, run.position.step = epoch + 1, 0
 
+        whole = config.replace("training", time=None)  # validates with every image
+        judge = Trainer(whole, training, judging, hardware, Path(folder))
         judged: dict[int, float] = {}
         rules = {}
         for rule, choose_model in RULES.items():
@@ -111,8 +113,11 @@ def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
             if chosen.epoch not in judged:
                 run.average.load_state_dict(chosen.weights)
                 tuned = tune(run.engine, run.card, validation, seed=seed)
-                card = run.card.model_copy(update={"tuned": tuned})
-                judged[chosen.epoch] = dice(run.engine, card, judging)
+                judge.card = run.card.model_copy(update={"tuned": tuned})
+                judge.average.load_state_dict(chosen.weights)
+                scores = judge.validate(Never())
+                assert scores is not None
+                judged[chosen.epoch] = scores.dice
             rules[rule] = {
                 "epoch": chosen.epoch,
                 "validation": chosen.dice,
@@ -121,20 +126,6 @@ def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
     images = [len(training), len(validation), len(judging)]
     steps = EPOCHS * run.sampler.steps
     return {"epochs": EPOCHS, "steps": steps, "images": images, "rules": rules}
-
-
-def dice(engine: Any, card: Any, dataset: Any) -> float:
-    """Mean over the images."""
-    from contorno.engines import whole_image
-    from contorno.finish import finish
-    from contorno.metrics import mean_dice
-
-    each = []
-    for index in range(len(dataset)):
-        image, truth = dataset.read(index)
-        drawn = card.labels.layers(finish(whole_image(engine, image), card))
-        each.append(mean_dice(zip(card.labels.layers(truth), drawn, strict=True)))
-    return mean(each)
 
 
 if __name__ == "__main__":

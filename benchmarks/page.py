@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablation_page import ablation, ablation_before, kept
+from ablation_page import ablation, ablation_before, kept_epoch
 from accuracy_page import accuracy, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -402,7 +402,7 @@ SECTIONS = {
     "accuracy": accuracy,
     "ablation": ablation,
     "ablation_before": ablation_before,
-    "kept": kept,
+    "kept": kept_epoch,
     "classic": classic,
     "check": check,
     "depths": depths,
