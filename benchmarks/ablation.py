@@ -32,6 +32,7 @@ from page import RESULTS, machine
 
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 MOVED = "contorno.data.batches:_MOVED"
+TAUGHT = "taught by the models of 5 folds"  # whose own training is not counted
 CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's, or a module's
     "recipe": {},
     "AdamW": {"optimizer": "adamw"},
@@ -55,6 +56,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "no crop moved to a class": {MOVED: 0.0},
     "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
     "crops of 64, batches of 64, none moved": {"crop": 64, "batch_size": 64, MOVED: 0.0},
+    TAUGHT: {},
 }
 TIMED = 12  # steps, of which the first four do not count
 
@@ -123,6 +125,9 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
     """Train on two thirds of the train list, score on the rest."""
     import importlib
 
+    from distill import Student
+
+    from contorno.data.groups import folds
     from contorno.hardware import choose
     from contorno.recipes import fingerprint, resolve
     from contorno.trainer import Trainer
@@ -133,7 +138,8 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
         setattr(importlib.import_module(module), constant, asked.pop(place))
     classes = SETS[data.name]
     material, found = train_list(data)
-    parts = [found.pairs.subset(part) for part in parted(found, found.pairs.names, 1 / 3, seed)]
+    names = parted(found, found.pairs.names, 1 / 3, seed)
+    parts = [found.pairs.subset(part) for part in names]
     wishes = {"time": 300.0, "seed": seed} | asked  # the network of short times
     if wishes.get("loss") == "bce" and len(classes) > 2:
         wishes["loss"] = "ce"
@@ -142,12 +148,18 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def trainer(steps: int) -> Trainer:
+        def trainer(steps: int, taught: Any = parts[0], kind: type[Trainer] = Trainer) -> Trainer:
             one = config.replace("training", epochs=1, steps_per_epoch=steps, time=None)
-            return Trainer(one, *parts, hardware, Path(folder))
+            return kind(one, taught, parts[1], hardware, Path(folder))
 
         each = median(steps_of(trainer(TIMED))[4:])
-        run = trainer(max(TIMED, round(seconds / each)))
+        steps = max(TIMED, round(seconds / each))
+        run = trainer(steps, kind=Student if change == TAUGHT else Trainer)
+        if isinstance(run, Student):
+            for fold in folds(names[0], 5, seed=seed, grouping=found.grouping):
+                teacher = trainer(steps, found.pairs.subset(sorted({*names[0]} - {*fold})))
+                steps_of(teacher)
+                run.teachers.append(teacher.average)
         began = time.process_time()
         times = steps_of(run)
         spent = time.process_time() - began

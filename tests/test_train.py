@@ -152,9 +152,9 @@ def test_a_lucky_early_model_gives_way_to_a_late_one(
     discs: Path, tmp_path: Path, schedule: str, kept: int
 ) -> None:
     def lucky(new: Trainer) -> Trainer:
-        dice = {2: 0.99, 3: 0.5, 8: 0.8}
+        dice = {2: 0.9, 3: 0.5, 8: 0.8}
         new.validate = lambda stop: Validation(  # type: ignore[method-assign]
-            dice.get(new.position.epoch + 1, 0.7), 0.1, 0.3, 0.3
+            dice.get(new.position.epoch + 1, 0.75), 0.1, 0.3, 0.3
         )
         return new
 
@@ -172,6 +172,24 @@ def test_a_lucky_early_model_gives_way_to_a_late_one(
         again.restore()
         fit(again, workers=0)
         assert load_model(run)[1].provenance["epoch"] == kept
+
+
+@pytest.mark.parametrize(
+    ("dice", "kept"),
+    [
+        ([0.8, 0.9, 0.8, 0.8, 0.1, 0.0, 0.1, 0.2, 0.1, 0.0], 2),  # and stays wrong
+        ([0.8, 0.9, 0.8, 0.8, 0.1, 0.0, 0.0, 0.8, 0.7, 0.85], 10),  # and comes back
+    ],
+)
+def test_a_late_model_that_went_wrong_does_not_replace_a_good_one(
+    discs: Path, tmp_path: Path, dice: list[float], kept: int
+) -> None:
+    new = trainer(discs, tmp_path, epochs=10)
+    new.validate = lambda stop: Validation(  # type: ignore[method-assign]
+        dice[new.position.epoch], 0.1, 0.3, 0.3
+    )
+    fit(new, workers=0)
+    assert load_model(tmp_path)[1].provenance["epoch"] == kept
 
 
 def test_cooling_begins_early_when_nothing_gets_better(

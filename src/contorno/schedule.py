@@ -16,6 +16,7 @@ _VALIDATION = 0.05  # of the time may go to validation
 _ONE_VALIDATION = 0.015  # so that there are ten of them
 _LEAST_IMAGES = 8  # that validate, so that their Dice means something
 _LATE = 0.5  # of a cosine: models from there on are compared with each other alone
+_WRONG = 0.8  # of the best Dice: a late model below went wrong, an early one was not just lucky
 
 
 @dataclass
@@ -56,16 +57,16 @@ def validates(recipe: TrainingConfig, position: Position) -> bool:
     return done % recipe.validate_every == 0 or done >= position.epochs
 
 
-def late(recipe: TrainingConfig, position: Position) -> bool:
-    """Whether the epoch that has just ended is of the second half of a cosine.
+def late(recipe: TrainingConfig, position: Position, dice: float) -> bool:
+    """Whether the epoch that has just ended, validated with `dice`, starts the choice afresh.
 
     The best of all epochs may be one that a few validation images favoured by luck, before much was
-    learnt. That of the second half was better on two sets of five (by 0.009 and 0.002 Dice), worse
-    on one (0.001).
+    learnt. That of the second half of a cosine was better on two sets of five (by 0.009 and 0.002
+    Dice), worse on one (0.001). A run that has gone wrong by then keeps its early model.
     """
-    if recipe.schedule == "constant" or position.cooling is not None:
+    if position.late or recipe.schedule == "constant" or position.cooling is not None:
         return False
-    return _progress(position, position.epoch + 1) >= _LATE
+    return _progress(position, position.epoch + 1) >= _LATE and dice >= _WRONG * position.best
 
 
 def cool_if_stuck(recipe: TrainingConfig, position: Position) -> bool:

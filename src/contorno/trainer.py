@@ -289,7 +289,7 @@ class Trainer:
         The first that is `schedule.late` takes the place of all before it.
         """
         position = self.position
-        if not position.late and late(self.config.training, position):
+        if late(self.config.training, position, dice):
             position.late, position.best, position.best_loss = True, -1.0, math.inf
         if (dice, -error) <= (position.best, -position.best_loss):
             return False
