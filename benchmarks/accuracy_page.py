@@ -77,11 +77,16 @@ Machine: {machines}."""
     return "\n\n".join(parts) + "\n"
 
 
-def summary(results: dict[str, Any], budget: str, short: str) -> str:
-    """For README: mean Dice of every method after a budget, and of contorno after a short one."""
+def summary(results: dict[str, Any], budget: str, short: str, long: str) -> str:
+    """For README: mean Dice of every method after a budget, of contorno after a short one.
+
+    Also that of those peers after a long one, of which it is known for every set.
+    """
     cells = list(results["cells"].values())
-    methods = [name for name in METHODS if any(of(cells, each, budget, name) for each in SETS)]
-    columns = [(short, "contorno"), *((budget, name) for name in methods)]
+    columns = [(short, "contorno")]
+    columns += [(budget, m) for m in METHODS if any(of(cells, s, budget, m) for s in SETS)]
+    peers = [name for name in METHODS if name != "contorno"]
+    columns += [(long, m) for m in peers if all(of(cells, s, long, m) for s in SETS)]
     heads = [f"{NAMES.get(name, name)}, {time}" for time, name in columns]
     rows = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
     for each in SETS:
