@@ -336,14 +336,15 @@ def label_errors(results: dict[str, Any]) -> str:
             f"{run['spoilt']} | {run['found']} ({run['found'] / run['spoilt']:.0%}) | {kinds} | "
             f"{run['out_of_fold_dice']:.3f} |"
         )
-    first = results["runs"][-1]
+    last = results["runs"][-1]
     return f"""## Masks that were spoilt on purpose
 
 `python benchmarks/label_errors.py DATA/SET --out SCRATCH`: a tenth of the masks of a set's train
 list are shifted by about an object's radius, eroded, robbed of half of their objects or swapped
 with another image's; then `contorno train --folds` is run on them. Found: among the first 20% of
 suspects.csv, where chance finds 20%. Out-of-fold Dice is with the masks as they were given, spoilt
-ones too. Machine: {first["machine"]}.
+ones too. In the order measured, between which the recipe changed: the last row is today's. Machine:
+{last["machine"]}.
 
 | set | images | training | spoilt | found | of which | out-of-fold Dice |
 |---|---|---|---|---|---|---|
