@@ -32,7 +32,7 @@ from page import RESULTS, machine
 
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 MOVED = "contorno.data.batches:_MOVED"
-TAUGHT = "taught by the models of 5 folds"  # whose own training is not counted
+TEACHERS = "teachers"  # models of so many folds, whose own training is not counted
 CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's, or a module's
     "recipe": {},
     "AdamW": {"optimizer": "adamw"},
@@ -56,7 +56,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "no crop moved to a class": {MOVED: 0.0},
     "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
     "crops of 64, batches of 64, none moved": {"crop": 64, "batch_size": 64, MOVED: 0.0},
-    TAUGHT: {},
+    "taught by the models of 5 folds": {TEACHERS: 5},
 }
 TIMED = 12  # steps, of which the first four do not count
 
@@ -133,6 +133,7 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
     from contorno.trainer import Trainer
 
     asked = dict(CHANGES[change])
+    teachers = asked.pop(TEACHERS, 0)
     for place in [name for name in asked if ":" in name]:
         module, _, constant = place.partition(":")
         setattr(importlib.import_module(module), constant, asked.pop(place))
@@ -154,9 +155,9 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
 
         each = median(steps_of(trainer(TIMED))[4:])
         steps = max(TIMED, round(seconds / each))
-        run = trainer(steps, kind=Student if change == TAUGHT else Trainer)
+        run = trainer(steps, kind=Student if teachers else Trainer)
         if isinstance(run, Student):
-            for fold in folds(names[0], 5, seed=seed, grouping=found.grouping):
+            for fold in folds(names[0], teachers, seed=seed, grouping=found.grouping):
                 teacher = trainer(steps, found.pairs.subset(sorted({*names[0]} - {*fold})))
                 steps_of(teacher)
                 run.teachers.append(teacher.average)

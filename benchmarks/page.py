@@ -343,7 +343,7 @@ def label_errors(results: dict[str, Any]) -> str:
 list are shifted by about an object's radius, eroded, robbed of half of their objects or swapped
 with another image's; then `contorno train --folds` is run on them. Found: among the first 20% of
 suspects.csv, where chance finds 20%. Out-of-fold Dice is with the masks as they were given, spoilt
-ones too. In the order measured, between which the recipe changed: the last row is today's. Machine:
+ones too. The recipe changed between the rows, of which the last is the newest. Machine:
 {last["machine"]}.
 
 | set | images | training | spoilt | found | of which | out-of-fold Dice |

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,28 +148,30 @@ def test_validation_every_few_epochs_and_at_the_end(discs: Path, tmp_path: Path)
     assert all("best" not in r for r in log(tmp_path) if r["epoch"] not in validated)
 
 
+def judged(new: Trainer, dice: Sequence[float]) -> Trainer:
+    """The trainer, whose validation finds this Dice after each epoch."""
+    new.validate = lambda stop: Validation(  # type: ignore[method-assign]
+        dice[new.position.epoch], 0.1, 0.3, 0.3
+    )
+    return new
+
+
 @pytest.mark.parametrize(("schedule", "kept"), [("cosine", 8), ("constant", 2)])
 def test_a_lucky_early_model_gives_way_to_a_late_one(
     discs: Path, tmp_path: Path, schedule: str, kept: int
 ) -> None:
-    def lucky(new: Trainer) -> Trainer:
-        dice = {2: 0.9, 3: 0.5, 8: 0.8}
-        new.validate = lambda stop: Validation(  # type: ignore[method-assign]
-            dice.get(new.position.epoch + 1, 0.75), 0.1, 0.3, 0.3
-        )
-        return new
-
+    dice = [0.75, 0.9, 0.5, 0.75, 0.75, 0.75, 0.75, 0.8, 0.75, 0.75]
     wishes = {"epochs": 10, "schedule": schedule}
-    fit(lucky(trainer(discs, tmp_path / "whole", **wishes)), workers=0)
+    fit(judged(trainer(discs, tmp_path / "whole", **wishes), dice), workers=0)
     assert load_model(tmp_path / "whole")[1].provenance["epoch"] == kept
     for step, before in ((7, 2), (17, kept)):  # in the fourth epoch, and in the ninth
         run = tmp_path / str(step)
-        stopped = lucky(trainer(discs, run, **wishes))
+        stopped = judged(trainer(discs, run, **wishes), dice)
         stop_at(stopped, step)
         with pytest.raises(Interrupted):
             fit(stopped, workers=0)
         assert load_model(run)[1].provenance["epoch"] == before
-        again = lucky(trainer(discs, run, **wishes))
+        again = judged(trainer(discs, run, **wishes), dice)
         again.restore()
         fit(again, workers=0)
         assert load_model(run)[1].provenance["epoch"] == kept
@@ -184,23 +187,16 @@ def test_a_lucky_early_model_gives_way_to_a_late_one(
 def test_a_late_model_that_went_wrong_does_not_replace_a_good_one(
     discs: Path, tmp_path: Path, dice: list[float], kept: int
 ) -> None:
-    new = trainer(discs, tmp_path, epochs=10)
-    new.validate = lambda stop: Validation(  # type: ignore[method-assign]
-        dice[new.position.epoch], 0.1, 0.3, 0.3
-    )
-    fit(new, workers=0)
+    fit(judged(trainer(discs, tmp_path, epochs=10), dice), workers=0)
     assert load_model(tmp_path)[1].provenance["epoch"] == kept
 
 
 def test_cooling_begins_early_when_nothing_gets_better(
     discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stuck(new: Trainer) -> Trainer:
-        new.validate = lambda stop: Validation(0.5, 0.1, 0.3, 0.3)  # type: ignore[method-assign]
-        return new
-
+    dice = [0.5] * 60
     wishes = {"epochs": 60, "patience": 4, "learning_rate": 1e-3}
-    fit(stuck(trainer(discs, tmp_path / "whole", **wishes)), workers=0)
+    fit(judged(trainer(discs, tmp_path / "whole", **wishes), dice), workers=0)
     records = log(tmp_path / "whole")
     assert len(records) == 11  # best at 1, four more, then a tenth of 60 to anneal
     assert [r["epochs"] for r in records] == [60] * 4 + [11] * 7
@@ -210,11 +206,11 @@ def test_cooling_begins_early_when_nothing_gets_better(
     assert "No better mask for 4 epochs" in capsys.readouterr().out
     assert [r["best"] for r in records] == [True] + [False] * 10
 
-    stopped = stuck(trainer(discs, tmp_path / "stopped", **wishes))
+    stopped = judged(trainer(discs, tmp_path / "stopped", **wishes), dice)
     stop_at(stopped, 15)  # in the eighth epoch, while cooling
     with pytest.raises(Interrupted):
         fit(stopped, workers=0)
-    again = stuck(trainer(discs, tmp_path / "stopped", **wishes))
+    again = judged(trainer(discs, tmp_path / "stopped", **wishes), dice)
     again.restore()
     fit(again, workers=0)
     assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")

@@ -34,7 +34,7 @@ class Position:
     best: float = -1.0  # validation Dice of the model that is kept
     best_loss: float = math.inf
     best_epoch: int = 0
-    late: bool = False  # whether it is of the second half of the schedule
+    late: bool = False  # whether it is of the second half of a cosine
     cooling: int | None = None  # epoch in which early annealing began
     fitted: int = 0  # epoch in which the length was last changed
     reached: float = 0.0  # share of the schedule that lay behind then
@@ -57,8 +57,8 @@ def validates(recipe: TrainingConfig, position: Position) -> bool:
     return done % recipe.validate_every == 0 or done >= position.epochs
 
 
-def late(recipe: TrainingConfig, position: Position, dice: float) -> bool:
-    """Whether the epoch that has just ended, validated with `dice`, starts the choice afresh.
+def first_late(recipe: TrainingConfig, position: Position, dice: float) -> bool:
+    """Whether the model just validated, with `dice`, is the first that counts of the second half.
 
     The best of all epochs may be one that a few validation images favoured by luck, before much was
     learnt. That of the second half of a cosine was better on two sets of five (by 0.009 and 0.002
