@@ -27,6 +27,13 @@ METHODS = {
     "from random ones, which its users would not do",
 }
 
+COUNTED = """### As many training pixels
+
+The same with `--pixels N`: what the recipes are worth without their speed. Counted are crop x batch
+x steps as they enter a network, and every schedule ends with them. Contorno, which has no time to
+fit, takes its largest network (base width 32, no patches) and the whole epochs that come nearest.
+Nothing here keeps a clock, so other work may run beside, and seconds are not to be compared with
+those above. Machine: {machines}."""
 NAMES = {"nnunet": "nnU-Net", "monai": "MONAI", "nnunet_small": "nnU-Net, 1 GB"}
 
 
@@ -40,7 +47,6 @@ def accuracy(results: dict[str, Any]) -> str:
     timed = [budget for budget in budgets if not budget.endswith("pixels")]
     counted = [budget for budget in budgets if budget.endswith("pixels")]
     arms = "\n".join(f"- {name}: {METHODS[name]}." for name in methods)
-    machines = "; ".join(sorted({cell["machine"] for cell in cells}))
     parts = [
         f"""## The best mask for the time
 
@@ -66,11 +72,14 @@ three.
   seen, though, before fewer images were put aside for validation, and that two seeds of crackforest
   differ by 0.015, before it was measured (on train lists) which epoch's model should be kept.
 
-Machine: {machines}."""
+Machine: {machines(cells, timed)}."""
     ]
-    for words, columns in (("time", timed), ("training pixels", counted)):
-        if columns:
-            parts += [table(cells, columns, methods, words), details(cells, columns, methods)]
+    if timed:
+        parts += [table(cells, timed, methods, "time"), details(cells, timed, methods)]
+    if counted:
+        parts += [COUNTED.format(machines=machines(cells, counted))]
+        parts += [table(cells, counted, methods, "training pixels")]
+        parts += [details(cells, counted, methods)]
     parts += [beside(cells, timed), known(cells), kept(cells)]
     if failed := [cell for cell in cells if "failed" in cell]:
         parts.append("\n".join(f"- Failed: {label(c)}: `{c['failed']}`" for c in failed))
@@ -93,6 +102,10 @@ def summary(results: dict[str, Any], budget: str, short: str, long: str) -> str:
         found = [figure(of(cells, each, *column)) for column in columns]
         rows.append(f"| {each} | {' | '.join(found)} |")
     return "\n".join(rows)
+
+
+def machines(cells: list[dict[str, Any]], budgets: list[str]) -> str:
+    return "; ".join(sorted({cell["machine"] for cell in cells if cell["budget"] in budgets}))
 
 
 def amount(budget: str) -> float:
