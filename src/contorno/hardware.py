@@ -150,4 +150,6 @@ def _name(device: str) -> str:
         import torch
 
         return f"GPU {torch.cuda.get_device_name()}"
-    return f"CPU with {cores()} cores" if device == "cpu" else "Apple GPU"
+    if device == "cpu":
+        return "CPU with 1 core" if cores() == 1 else f"CPU with {cores()} cores"
+    return "Apple GPU"
