@@ -89,13 +89,14 @@ Machine: {machines(cells, timed)}."""
 def summary(results: dict[str, Any], budget: str, short: str, long: str) -> str:
     """For README: mean Dice of every method after a budget, of contorno after a short one.
 
-    Also that of those peers after a long one, of which it is known for every set.
+    After a long one, too: of contorno, and of those peers of which it is known for every set.
     """
     cells = list(results["cells"].values())
     columns = [(short, "contorno")]
     columns += [(budget, m) for m in METHODS if any(of(cells, s, budget, m) for s in SETS)]
-    peers = [name for name in METHODS if name != "contorno"]
-    columns += [(long, m) for m in peers if all(of(cells, s, long, m) for s in SETS)]
+    columns += [
+        (long, m) for m in METHODS if m == "contorno" or all(of(cells, s, long, m) for s in SETS)
+    ]
     heads = [f"{NAMES.get(name, name)}, {time}" for time, name in columns]
     rows = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
     for each in SETS:
