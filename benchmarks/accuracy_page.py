@@ -34,6 +34,7 @@ x steps as they enter a network, and every schedule ends with them. Contorno, wh
 fit, takes its largest network (base width 32, no patches) and the whole epochs that come nearest.
 Nothing here keeps a clock, so other work may run beside, and seconds are not to be compared with
 those above. Machine: {machines}."""
+
 NAMES = {"nnunet": "nnU-Net", "monai": "MONAI", "nnunet_small": "nnU-Net, 1 GB"}
 
 
@@ -89,14 +90,12 @@ Machine: {machines(cells, timed)}."""
 def summary(results: dict[str, Any], budget: str, short: str, long: str) -> str:
     """For README: mean Dice of every method after a budget, of contorno after a short one.
 
-    After a long one, too: of contorno, and of those peers of which it is known for every set.
+    Also that of those methods after a long one, of which it is known for every set.
     """
     cells = list(results["cells"].values())
     columns = [(short, "contorno")]
     columns += [(budget, m) for m in METHODS if any(of(cells, s, budget, m) for s in SETS)]
-    columns += [
-        (long, m) for m in METHODS if m == "contorno" or all(of(cells, s, long, m) for s in SETS)
-    ]
+    columns += [(long, m) for m in METHODS if all(of(cells, s, long, m) for s in SETS)]
     heads = [f"{NAMES.get(name, name)}, {time}" for time, name in columns]
     rows = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
     for each in SETS:
