@@ -33,6 +33,15 @@ from page import RESULTS, machine
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 MOVED = "contorno.data.batches:_MOVED"
 TEACHERS = "teachers"  # models of so many folds, whose own training is not counted
+LINE = 0.3  # of the steps
+
+
+def level_then_line(recipe: Any, position: Any, now: int) -> float:
+    """Factor on the learning rate: one, then a straight line to zero over the last steps."""
+    left = 1 - now / (recipe.steps_per_epoch * position.epochs)
+    return min(1.0, left / LINE)
+
+
 CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe's, or a module's
     "recipe": {},
     "AdamW": {"optimizer": "adamw"},
@@ -53,6 +62,7 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "no moving average": {"ema": 0.0},
     "weight decay 0.01": {"weight_decay": 0.01},
     "constant learning rate": {"schedule": "constant"},
+    "level, then a line to zero": {"contorno.schedule:_factor": level_then_line},
     "no crop moved to a class": {MOVED: 0.0},
     "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
     "crops of 64, batches of 64, none moved": {"crop": 64, "batch_size": 64, MOVED: 0.0},

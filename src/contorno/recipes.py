@@ -252,7 +252,7 @@ def _auto(
             "better masks than AdamW on five sets, three seeds each",
         ),
         "training.learning_rate": (1e-3, "better than half or twice as much on three sets of five"),
-        "training.schedule": ("cosine", "ends annealed when the time is up"),
+        "training.schedule": ("cosine", "ends annealed; no better than constant in short runs"),
         "training.epochs": (100, "enough for small sets when no time is given"),
         "training.batch_size": (
             batch,
