@@ -18,7 +18,8 @@ METHODS = {
     "nnunet_small": "the same, planned for 1 GB in place of 8: smaller batches and patches, so "
     "more iterations",
     "R1": "the notebook with transposed convolutions: 512 x 512, MSE, Adam, batches of 4, eager "
-    "float32, widths 64 to 1024; with three classes, one output for each and the largest wins",
+    "float32, widths 64 to 1024; with three classes, one output for each and the largest wins; "
+    "few of its steps fit into the time, as the second table shows",
     "R2": "the notebook with bilinear up-sampling, otherwise the same",
     "monai": "MONAI's 2-D tutorial: UNet of 16 to 256 channels, crops of 96 half of which are "
     "centred on foreground, flips, turns, DiceCELoss, Adam 1e-3, sliding windows",
@@ -35,6 +36,7 @@ fit, takes its largest network (base width 32, no patches) and the whole epochs 
 Nothing here keeps a clock, so other work may run beside, and seconds are not to be compared with
 those above. Machine: {machines}."""
 
+NOTEBOOKS = ("R1", "R2")
 NAMES = {"nnunet": "nnU-Net", "monai": "MONAI", "nnunet_small": "nnU-Net, 1 GB"}
 
 
@@ -88,14 +90,16 @@ Machine: {machines(cells, timed)}."""
 
 
 def summary(results: dict[str, Any], budget: str, short: str, long: str) -> str:
-    """For README: mean Dice of every method after a budget, of contorno after a short one.
+    """For README: mean Dice of every tool after a budget, of contorno after a short one.
 
-    Also that of those methods after a long one, of which it is known for every set.
+    Also that of those tools after a long one, of which it is known for every set. The notebooks
+    are left out: a few steps of theirs are all that fits.
     """
     cells = list(results["cells"].values())
+    tools = [method for method in METHODS if method not in NOTEBOOKS]
     columns = [(short, "contorno")]
-    columns += [(budget, m) for m in METHODS if any(of(cells, s, budget, m) for s in SETS)]
-    columns += [(long, m) for m in METHODS if all(of(cells, s, long, m) for s in SETS)]
+    columns += [(budget, m) for m in tools if any(of(cells, s, budget, m) for s in SETS)]
+    columns += [(long, m) for m in tools if all(of(cells, s, long, m) for s in SETS)]
     heads = [f"{NAMES.get(name, name)}, {time}" for time, name in columns]
     rows = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
     for each in SETS:
