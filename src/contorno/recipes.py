@@ -266,7 +266,7 @@ def _auto(
             f"{crops} crop(s) of each image cover its area",
         ),
         "training.augment": (True, "turns, scale, light, blur: better masks on five sets"),
-        "training.ema": (0.99, "mean of a hundred steps: better masks on four sets of five"),
+        "training.ema": (0.99, "mean of a hundred steps; no better in short annealed runs"),
         "training.patience": (
             max(20, wishes["epochs"] // 3) if "epochs" in wishes else 0,
             "epochs without a better mask before annealing begins early"
