@@ -1,4 +1,4 @@
-"""The section of docs/benchmarks.md that accuracy.json makes; called by page.py."""
+"""The sections of docs/benchmarks.md that accuracy*.json make; called by page.py."""
 
 from __future__ import annotations
 
@@ -35,6 +35,23 @@ x steps as they enter a network, and every schedule ends with them. Contorno, wh
 fit, takes its largest network (base width 32, no patches) and the whole epochs that come nearest.
 Nothing here keeps a clock, so other work may run beside, and seconds are not to be compared with
 those above. Machine: {machines}."""
+
+BESIDE = """### Contorno less a peer, image by image
+
+Mean over the test images of the difference in Dice, with its 95% bootstrap interval over
+them, which does not hold what one seed differs from another; of several seeds an image has
+the mean. Contorno's five minutes stand beside a peer's longest time, too."""
+
+KEPT = """### How `--time` is kept
+
+The whole command of contorno's runs above, from starting Python to the report, against the time
+asked for:"""
+
+WITHOUT_BFLOAT16 = """## The same on a processor without bfloat16
+
+As above, on an older processor: contorno trains in float32 like its peers, so that what it has from
+bfloat16 is gone. `python benchmarks/accuracy.py DATA --out WORK --peers PYTHON --budgets {budgets}
+--methods {methods} --results benchmarks/results/accuracy_float32.json`. Machine: {machines}."""
 
 NOTEBOOKS = ("R1", "R2")
 NAMES = {"nnunet": "nnU-Net", "monai": "MONAI", "nnunet_small": "nnU-Net, 1 GB"}
@@ -83,10 +100,22 @@ Machine: {machines(cells, timed)}."""
         parts += [COUNTED.format(machines=machines(cells, counted))]
         parts += [table(cells, counted, methods, "training pixels")]
         parts += [details(cells, counted, methods)]
-    parts += [beside(cells, timed), known(cells), kept(cells)]
+    parts += [BESIDE, beside(cells, timed), known(cells), KEPT, kept(cells)]
     if failed := [cell for cell in cells if "failed" in cell]:
         parts.append("\n".join(f"- Failed: {label(c)}: `{c['failed']}`" for c in failed))
     return "\n\n".join(parts) + "\n"
+
+
+def accuracy_float32(results: dict[str, Any]) -> str:
+    """The same, shorter, of a machine whose figures do not stand beside the others'."""
+    cells = list(results["cells"].values())
+    methods = [method for method in METHODS if any(cell["method"] == method for cell in cells)]
+    budgets = sorted({cell["budget"] for cell in cells}, key=amount)
+    about = WITHOUT_BFLOAT16.format(
+        budgets=" ".join(budgets), methods=" ".join(methods), machines=machines(cells, budgets)
+    )
+    parts = [about, table(cells, budgets, methods, "time"), beside(cells, budgets)]
+    return "\n\n".join([*parts, details(cells, budgets, methods), kept(cells)]) + "\n"
 
 
 def summary(results: dict[str, Any], budget: str, short: str, long: str) -> str:
@@ -175,12 +204,7 @@ def beside(cells: list[dict[str, Any]], budgets: list[str]) -> str:
                 sides = (of(cells, name, ours, "contorno"), of(cells, name, other, peer))
                 if images(sides[0]):
                     rows.append(f"| {name} | {ours} | {peer}, {other} | {difference(*sides)} |")
-    return (
-        "### Contorno less a peer, image by image\n\nMean over the test images of the difference "
-        "in Dice, with its 95% bootstrap interval over\nthem, which does not hold what one seed "
-        "differs from another; of several seeds an image has\nthe mean. Contorno's five minutes "
-        "stand beside a peer's longest time, too.\n\n" + "\n".join(rows)
-    )
+    return "\n".join(rows)
 
 
 def images(cells: list[dict[str, Any]]) -> list[list[float]]:
@@ -222,7 +246,10 @@ def kept(cells: list[dict[str, Any]]) -> str:
     timed = [
         c for c in cells if "train_command_seconds" in c and not c["budget"].endswith("pixels")
     ]
-    rows = []
+    rows = [
+        "| asked | runs | median | from, to | seconds | within 5% or 10 s |",
+        "|---" * 6 + "|",
+    ]
     for budget in sorted({cell["budget"] for cell in timed}, key=amount):
         want = amount(budget)
         off = [c["train_command_seconds"] - want for c in timed if c["budget"] == budget]
@@ -231,12 +258,7 @@ def kept(cells: list[dict[str, Any]]) -> str:
             f"| {budget} | {len(off)} | {median(off) / want:+.1%} | {min(off) / want:+.1%} to "
             f"{max(off) / want:+.1%} | {min(off):+.1f} to {max(off):+.1f} | {within} |"
         )
-    return (
-        f"### How `--time` is kept\n\nThe whole command of contorno's {len(timed)} runs above, "
-        "from starting Python to the report,\nagainst the time asked for:\n\n"
-        "| asked | runs | median | from, to | seconds | within 5% or 10 s |\n"
-        "|---|---|---|---|---|---|\n" + "\n".join(rows)
-    )
+    return "\n".join(rows)
 
 
 def label(cell: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from ablation_page import ablation, ablation_before, kept_epoch
-from accuracy_page import accuracy, summary
+from accuracy_page import accuracy, accuracy_float32, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -401,6 +401,7 @@ def interval(figure: dict[str, Any], key: str) -> str:
 SECTIONS = {
     "demo": demo,
     "accuracy": accuracy,
+    "accuracy_float32": accuracy_float32,
     "ablation": ablation,
     "ablation_before": ablation_before,
     "kept": kept_epoch,
