@@ -49,8 +49,8 @@ asked for:"""
 
 WITHOUT_BFLOAT16 = """## The same on a processor without bfloat16
 
-As above, on an older processor: contorno trains in float32 there, like its peers, and does a quarter
-of the steps. `python benchmarks/accuracy.py DATA --out WORK --peers PYTHON --results
+As above, on an older processor: contorno trains in float32 there, like its peers, and does a
+quarter of the steps. `python benchmarks/accuracy.py DATA --out WORK --peers PYTHON --results
 benchmarks/results/accuracy_float32.json`, with `--budgets 5m --methods contorno` and `--budgets 20m
 --methods monai`, the strongest peer above. Machine: {machines}."""
 
