@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded: here and in what tests start
+# Before torch is loaded, here and in what tests start: tiny tensors gain nothing from threads, and
+# sums come out the same on every machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
 
 from contorno.data import demo
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, and sums come out the same on every machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)
