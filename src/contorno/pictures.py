@@ -69,13 +69,23 @@ def shrink(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
 def outline(mask: NDArray[np.bool_]) -> str:
     """The border of the foreground as an SVG path in half pixels, where all corners are whole."""
     heights = np.pad(mask, 1).astype(np.float64)
+    generator = contour_generator(z=heights, line_type=LineType.ChunkCombinedOffset)
+    lines: Any = generator.lines(0.5)  # all rings one after the other; each ends where it began
+    (found,), (starts,) = lines
+    if found is None:
+        return ""
     # Pixel (0, 0) has become (1, 1) and its centre lies at (0.5, 0.5): 2 * (x - 1 + 0.5) = 2x - 1.
-    rings = contour_generator(z=heights, line_type=LineType.Separate).lines(0.5)
-    return "".join(_ring(np.rint(2 * np.asarray(ring) - 1).astype(int)) for ring in rings)
-
-
-def _ring(points: NDArray[np.int_]) -> str:
-    steps = np.diff(points, axis=0)  # the last point repeats the first
-    corners = points[:-1][(steps != np.roll(steps, 1, axis=0)).any(axis=1)]
-    moves = " ".join(f"{dx} {dy}" for dx, dy in np.diff(corners, axis=0).tolist())
-    return f"M{corners[0, 0]} {corners[0, 1]}l{moves}z"
+    points, ends = np.rint(2 * found - 1).astype(int), starts[1:].astype(int)
+    steps = np.delete(np.diff(points, axis=0), ends[:-1] - 1, axis=0)  # none between two rings
+    first = np.append(0, ends - np.arange(1, len(ends) + 1))  # a ring has a step less than points
+    before = np.roll(steps, 1, axis=0)
+    before[first[:-1]] = steps[first[1:] - 1]
+    turns = (steps != before).any(axis=1)
+    corners = np.delete(points, ends - 1, axis=0)[turns]
+    moves = [f"{dx} {dy}" for dx, dy in np.diff(corners, axis=0).tolist()]
+    last = np.add.reduceat(turns, first[:-1], dtype=int).cumsum().tolist()
+    rings = zip([0, *last[:-1]], last, strict=True)
+    return "".join(
+        f"M{corners[one, 0]} {corners[one, 1]}l{' '.join(moves[one : end - 1])}z"
+        for one, end in rings
+    )
