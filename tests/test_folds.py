@@ -344,6 +344,8 @@ def test_the_time_is_that_of_all_folds(run: Path, discs: Path, tmp_path: Path) -
     assert timed.share() == 30  # a twentieth is left for the end
     assert timed.model_copy(update={"spent": (20.0,)}).share() == 35
     assert timed.model_copy(update={"spent": (20.0, 80.0)}).share() == 20  # half, at least
+    slow = timed.model_copy(update={"spent": (20.0,), "scored": (5.0,)})
+    assert slow.share() == 30.5  # the end is as long as the scores of three folds
     assert plan.model_copy(update={"wishes": {}}).total == 600
     assert plan.model_copy(update={"wishes": {}, "recipe": "classic"}).total is None
     options = {"epochs": None, "time": "3s", "out": tmp_path / "run", "folds": 2}
@@ -352,9 +354,9 @@ def test_the_time_is_that_of_all_folds(run: Path, discs: Path, tmp_path: Path) -
     assert 0.75 <= configs[0].training.time < 1.5
     assert configs[1].training.time >= 0.75
     assert "what remains of 0:03" in configs[1].reasons["training.time"]
-    spent = folds.read_plan(tmp_path / "run").spent
-    assert len(spent) == 2
-    assert min(spent) > 0
+    after = folds.read_plan(tmp_path / "run")
+    assert len(after.spent) == len(after.scored) == 2
+    assert all(0 < scored < spent for scored, spent in zip(after.scored, after.spent, strict=True))
 
 
 def test_options_that_contradict_folds_are_refused(discs: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ SCORED_ON = (
 )
 
 
-_TOGETHER = 0.05  # of the time, for the score of all folds together
+_TOGETHER = 0.05  # of the time, at least, for the score of all folds together
 
 
 class Plan(BaseModel):
@@ -60,6 +60,7 @@ class Plan(BaseModel):
         problems: of what was left out.
         before: seconds until the first fold began.
         spent: seconds that each fold took which is done, in order.
+        scored: seconds of these that were after its training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -78,6 +79,7 @@ class Plan(BaseModel):
     problems: list[dict[str, str]]
     before: float = 0.0
     spent: tuple[float, ...] = ()
+    scored: tuple[float, ...] = ()
 
     def write(self, run: Path) -> None:
         """Write folds.json of a run folder."""
@@ -92,12 +94,15 @@ class Plan(BaseModel):
     def share(self) -> float | None:
         """Seconds for the next fold: what remains, divided by the folds that are left.
 
-        A fold that took too long leaves the others at least half of an equal share.
+        The end, when all images are scored, is left as long as the scoring of all folds. A fold
+        that took too long leaves the others at least half of an equal share.
         """
         if self.total is None:
             return None
         count = len(self.parts)
-        left = self.total * (1 - _TOGETHER) - self.before - sum(self.spent)
+        scored = sum(self.scored) / max(len(self.scored), 1) * count
+        end = max(self.total * _TOGETHER, scored)
+        left = self.total - end - self.before - sum(self.spent)
         remaining = left / (count - len(self.spent))
         return max(remaining, 0.5 * self.total / count)
 
@@ -209,20 +214,30 @@ def _train(run: Path, plan: Plan, whole: Dataset, workers: int) -> Model:
     count = len(plan.parts)
     for fold in range(len(plan.spent), count):
         try:
-            seconds = _train_fold(run, plan, whole, fold, workers)
+            spent, scored = _train_fold(run, plan, whole, fold, workers)
         except (Interrupted, KeyboardInterrupt) as error:
             raise Interrupted(
                 f"Stopped in fold {fold + 1} of {count}; everything is saved. Go on with:\n"
                 f"  contorno train --resume {run}",
                 exit_code=error.exit_code if isinstance(error, Interrupted) else 130,
             ) from None
-        plan = plan.model_copy(update={"spent": (*plan.spent, round(seconds, 2))})
+        times = {
+            "spent": (*plan.spent, round(spent, 2)),
+            "scored": (*plan.scored, round(scored, 2)),
+        }
+        plan = plan.model_copy(update=times)
         plan.write(run)
     return _together(run, plan, whole)
 
 
-def _train_fold(run: Path, plan: Plan, whole: Dataset, fold: int, workers: int) -> float:
-    """Train one fold to its end; the seconds that it took, those before it was stopped too."""
+def _train_fold(
+    run: Path, plan: Plan, whole: Dataset, fold: int, workers: int
+) -> tuple[float, float]:
+    """Train one fold to its end.
+
+    Returns:
+        Seconds that it took, those before it was stopped too; and those of them after its training.
+    """
     title = f"Fold {fold + 1} of {len(plan.parts)}"
     say(f"\n{title}")
     place = folder(run, fold)
@@ -242,7 +257,8 @@ def _train_fold(run: Path, plan: Plan, whole: Dataset, fold: int, workers: int) 
             workers=workers,
         )
     finish(trainer, _problems(plan), workers=workers, title=title)
-    return trainer.spent
+    spent = trainer.spent
+    return spent, spent - trainer.position.spent
 
 
 def _config(plan: Plan, training: Dataset, fold: int) -> Config:

@@ -16,7 +16,7 @@ from contorno.trainer import Trainer
 TUNING = 0.02  # of the time, to measure what averaging would do
 _TIMING = 2.0  # seconds that timing batches may take, or an image; the clock corrects it later
 _RECENT = 4  # epochs that the pace is measured over
-_REPORT = 6.0  # seconds for the report
+_REPORT = 4.0  # seconds for loading the model, the figures and the report
 _SCORING = 2.0  # times a validation with every image: tuning, the final score and its figures
 
 
