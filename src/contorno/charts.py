@@ -149,8 +149,8 @@ def _svg(name: str, draw: Callable[[Axes], None], *, height: float) -> Markup:
             figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})
     text = data.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
-    begins = r'.*?<svg [^>]*(viewBox="[^"]*")[^>]*>'  # once: each try looks as far as the end
-    text = re.sub(begins, r"<svg \1>", text, count=1, flags=re.DOTALL)
+    text = text[text.index("<svg ") :]
+    text = re.sub(r'<svg [^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1>", text)
     # Ids are counted anew in each chart ("axes_1"), but must be unique in the page.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for colour, variable in VARIABLES.items():
