@@ -340,7 +340,8 @@ def test_the_time_is_that_of_all_folds(run: Path, discs: Path, tmp_path: Path) -
     plan = folds.read_plan(run)
     assert plan.total is None
     assert plan.share() is None
-    timed = plan.model_copy(update={"wishes": {"time": 120.0}, "before": 24.0, "spent": ()})
+    new = {"wishes": {"time": 120.0}, "before": 24.0, "spent": (), "scored": ()}
+    timed = plan.model_copy(update=new)
     assert timed.share() == 30  # a twentieth is left for the end
     assert timed.model_copy(update={"spent": (20.0,)}).share() == 35
     assert timed.model_copy(update={"spent": (20.0, 80.0)}).share() == 20  # half, at least
