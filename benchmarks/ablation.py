@@ -1,13 +1,14 @@
 """What each part of the recipe is worth: as much work with one thing changed, for validation.
 
     python benchmarks/ablation.py DATA [--seconds 90] [--sets isbi2012_em ...]
-        [--changes "no clipping" ...] [--seeds 0 1 2] [--jobs 2]
+        [--changes "no patches" ...] [--seeds 0 1 2] [--jobs 2] [--results FILE]
 
 Trains on two thirds of each set's train list and scores the last weights' average on the other
 third; the test lists are not read. Within a seed all changes part the list alike. Every training
 gets as many seconds of one core's work (processor time, so that other work on the machine changes
 nothing): a few steps are timed, and tell how many there will be. Nothing is tuned, and no epoch is
-chosen. Cells that are in benchmarks/results/ablation.json are skipped; then run benchmarks/page.py.
+chosen. Cells that are in the results (benchmarks/results/ablation.json, all of one machine) are
+skipped; then run benchmarks/page.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
@@ -32,6 +33,7 @@ from page import RESULTS, machine
 
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 MOVED = "contorno.data.batches:_MOVED"
+STOPPED = "stopped"  # after that share of the steps
 TEACHERS = "teachers"  # models of so many folds, whose own training is not counted
 LINE = 0.3  # of the steps
 
@@ -62,6 +64,9 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "no moving average": {"ema": 0.0},
     "weight decay 0.01": {"weight_decay": 0.01},
     "constant learning rate": {"schedule": "constant"},
+    "neither moving average nor annealing": {"ema": 0.0, "schedule": "constant"},
+    "stopped half way": {STOPPED: 0.5},
+    "stopped half way, no moving average": {STOPPED: 0.5, "ema": 0.0},
     "level, then a line to zero": {"contorno.schedule:_factor": level_then_line},
     "no crop moved to a class": {MOVED: 0.0},
     "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
@@ -79,6 +84,7 @@ def main() -> None:
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--results", type=Path, default=RESULTS / "ablation.json")
     parser.add_argument("--cell", help=argparse.SUPPRESS)  # SET, SEED, CHANGE: measure one, here
     options = parser.parse_args()
     if options.cell:
@@ -90,24 +96,22 @@ def main() -> None:
         cores.put(core)
     with ThreadPoolExecutor(options.jobs) as pool:
         cells = [
-            pool.submit(measure, *key, options.data, options.seconds, cores, lock)
+            pool.submit(measure, *key, options, cores, lock)
             for key in product(options.seeds, options.sets, options.changes)
         ]
     for cell in cells:
         cell.result()  # raises what went wrong
 
 
-def measure(
-    seed: int, name: str, change: str, data: Path, seconds: float, cores: Any, lock: Any
-) -> None:
+def measure(seed: int, name: str, change: str, options: Any, cores: Any, lock: Any) -> None:
     """One cell in a process of its own, on a core of its own."""
-    target = RESULTS / "ablation.json"
+    target, seconds = options.results, options.seconds
     key = f"{name}, {seconds:g} s, {change}, seed {seed}"
     with lock:
         if key in read(target):
             return
     core = cores.get()
-    words = [sys.executable, __file__, str(data), "--seconds", str(seconds)]
+    words = [sys.executable, __file__, str(options.data), "--seconds", str(seconds)]
     done = subprocess.run(
         [*words, "--cell", f"{name}/{seed}/{change}"],
         capture_output=True,
@@ -143,7 +147,7 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
     from contorno.trainer import Trainer
 
     asked = dict(CHANGES[change])
-    teachers = asked.pop(TEACHERS, 0)
+    teachers, stopped = asked.pop(TEACHERS, 0), asked.pop(STOPPED, 1.0)
     for place in [name for name in asked if ":" in name]:
         module, _, constant = place.partition(":")
         setattr(importlib.import_module(module), constant, asked.pop(place))
@@ -172,7 +176,7 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
                 steps_of(teacher)
                 run.teachers.append(teacher.average)
         began = time.process_time()
-        times = steps_of(run)
+        times = steps_of(run, round(steps * stopped))
         spent = time.process_time() - began
         scores = run.validate(Never())
         assert scores is not None
@@ -218,10 +222,10 @@ class Never:
     requested = False
 
 
-def steps_of(trainer: Any) -> list[float]:
-    """Train the one epoch that there is; seconds of processor time of every step."""
+def steps_of(trainer: Any, most: int | None = None) -> list[float]:
+    """Train the one epoch that there is, or its first steps; processor seconds of every step."""
     times, before = [], time.process_time()
-    for batch in trainer.sampler.batches(0, start=0, workers=1):
+    for batch in islice(trainer.sampler.batches(0, start=0, workers=1), most):
         trainer.step(batch)
         trainer.position.step += 1
         now = time.process_time()

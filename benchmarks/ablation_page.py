@@ -8,6 +8,7 @@ from typing import Any
 
 from accuracy_sets import SETS
 
+AGAINST = {"stopped half way, no moving average": "stopped half way"}  # else the recipe
 Cell = dict[str, Any]
 
 
@@ -21,6 +22,19 @@ auto, the others what a change adds to it or takes away: the mean over seeds, ea
 recipe with the same seed (which parts the list in its own way), in brackets the lowest and the
 highest; one seed where there are none. Last, on how many of the sets the recipe is better without
 that change. Machine:
+{results["machine"]}.
+
+{_tables(results)}
+"""
+
+
+def ablation_float32(results: dict[str, Any]) -> str:
+    return f"""## Moving average and annealing
+
+The same on another machine, without bfloat16: what is lost without both of them, since each may do
+what the other would; and what the average is worth to a run that is stopped (Ctrl-C, `--time` on a
+machine that became slow) before the learning rate has fallen. A run that is stopped half way is
+compared with the whole run, and without the moving average with one stopped as early. Machine:
 {results["machine"]}.
 
 {_tables(results)}
@@ -101,11 +115,12 @@ def _table(cells: Sequence[Cell], work: float) -> str:
 
 
 def _differences(by: dict[tuple[str, str, int], Cell], change: str, name: str) -> list[float]:
-    """Dice of every seed, for a change less that of the recipe where that is measured."""
+    """Dice of every seed, for a change less that of what it is compared with, where measured."""
+    base = AGAINST.get(change, "recipe")
     found = {s: cell["dice"] for (c, n, s), cell in by.items() if (c, n) == (change, name)}
     if change == "recipe":
         return list(found.values())
-    plain = {s: by["recipe", name, s]["dice"] for s in found if ("recipe", name, s) in by}
+    plain = {s: by[base, name, s]["dice"] for s in found if (base, name, s) in by}
     return [found[seed] - plain[seed] for seed in plain]
 
 
