@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
@@ -33,7 +33,6 @@ from page import RESULTS, machine
 
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 MOVED = "contorno.data.batches:_MOVED"
-STOPPED = "stopped"  # after that share of the steps
 TEACHERS = "teachers"  # models of so many folds, whose own training is not counted
 LINE = 0.3  # of the steps
 
@@ -61,12 +60,11 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "cross-entropy alone": {"loss": "bce"},
     "Dice alone": {"loss": "dice"},
     "no augmentation": {"augment": False},
+    "augmentation as strong to the end": {"fade": 0},
     "no moving average": {"ema": 0.0},
     "weight decay 0.01": {"weight_decay": 0.01},
     "constant learning rate": {"schedule": "constant"},
     "neither moving average nor annealing": {"ema": 0.0, "schedule": "constant"},
-    "stopped half way": {STOPPED: 0.5},
-    "stopped half way, no moving average": {STOPPED: 0.5, "ema": 0.0},
     "level, then a line to zero": {"contorno.schedule:_factor": level_then_line},
     "no crop moved to a class": {MOVED: 0.0},
     "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
@@ -147,7 +145,7 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
     from contorno.trainer import Trainer
 
     asked = dict(CHANGES[change])
-    teachers, stopped = asked.pop(TEACHERS, 0), asked.pop(STOPPED, 1.0)
+    teachers = asked.pop(TEACHERS, 0)
     for place in [name for name in asked if ":" in name]:
         module, _, constant = place.partition(":")
         setattr(importlib.import_module(module), constant, asked.pop(place))
@@ -176,7 +174,7 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
                 steps_of(teacher)
                 run.teachers.append(teacher.average)
         began = time.process_time()
-        times = steps_of(run, round(steps * stopped))
+        times = steps_of(run)
         spent = time.process_time() - began
         scores = run.validate(Never())
         assert scores is not None
@@ -222,10 +220,10 @@ class Never:
     requested = False
 
 
-def steps_of(trainer: Any, most: int | None = None) -> list[float]:
-    """Train the one epoch that there is, or its first steps; processor seconds of every step."""
+def steps_of(trainer: Any) -> list[float]:
+    """Train the one epoch that there is; seconds of processor time of every step."""
     times, before = [], time.process_time()
-    for batch in islice(trainer.sampler.batches(0, start=0, workers=1), most):
+    for batch in trainer.sampler.batches(0, start=0, workers=1):
         trainer.step(batch)
         trainer.position.step += 1
         now = time.process_time()
