@@ -24,7 +24,7 @@ from contorno.models.encoder import maps_of
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
 ENOUGH = 2000  # steps that a time must have room for before a larger network is worth its steps
-_PLAIN = 12  # passes over the data in which augmentation fades
+_FADE = 12  # passes over the data in which augmentation fades
 _SIZES = ((16, 2), (32, 2), (32, 1))  # base width and patch of the networks, from the quickest on
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
@@ -266,8 +266,8 @@ def _auto(
         "training.steps_per_epoch": (whole, f"{crops} crop(s) of each image cover its area"),
         "training.augment": (True, "turns, scale, light, blur: better masks on five sets"),
         "training.fade": (
-            _PLAIN * whole,
-            f"the last {_PLAIN} passes see pictures more and more as they are: better on five sets",
+            _FADE * whole,
+            f"the last {_FADE} passes see pictures more and more as they are: better on five sets",
         ),
         "training.ema": (0.99, "mean of a hundred steps; no better in short annealed runs"),
         "training.patience": (
