@@ -1,14 +1,15 @@
 """What each part of the recipe is worth: as much work with one thing changed, for validation.
 
-    python benchmarks/ablation.py DATA [--seconds 90] [--sets isbi2012_em ...]
+    python benchmarks/ablation.py DATA [--seconds 90 | --steps 500] [--sets isbi2012_em ...]
         [--changes "no patches" ...] [--seeds 0 1 2] [--jobs 2] [--results FILE]
 
 Trains on two thirds of each set's train list and scores the last weights' average on the other
 third; the test lists are not read. Within a seed all changes part the list alike. Every training
 gets as many seconds of one core's work (processor time, so that other work on the machine changes
-nothing): a few steps are timed, and tell how many there will be. Nothing is tuned, and no epoch is
-chosen. Cells that are in the results (benchmarks/results/ablation.json, all of one machine) are
-skipped; then run benchmarks/page.py.
+nothing): a few steps are timed, and tell how many there will be; or, for changes that leave a
+step's cost as it is, a number of steps. Nothing is tuned, and no epoch is chosen. Cells that are in
+the results (benchmarks/results/ablation.json, all of one machine) are skipped; then run
+benchmarks/page.py.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--seconds", type=float, default=90.0, help="of one core, for training")
+    parser.add_argument("--steps", type=int, help="of training, in place of seconds")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -87,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.cell:
         name, seed, change = options.cell.split("/")
-        print(json.dumps(train(options.data / name, change, int(seed), options.seconds)))
+        print(json.dumps(train(options.data / name, change, int(seed), options)))
         return
     cores, lock = SimpleQueue[int](), Lock()
     for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
@@ -103,13 +105,15 @@ def main() -> None:
 
 def measure(seed: int, name: str, change: str, options: Any, cores: Any, lock: Any) -> None:
     """One cell in a process of its own, on a core of its own."""
-    target, seconds = options.results, options.seconds
-    key = f"{name}, {seconds:g} s, {change}, seed {seed}"
+    target = options.results
+    work = f"{options.steps} steps" if options.steps else f"{options.seconds:g} s"
+    key = f"{name}, {work}, {change}, seed {seed}"
     with lock:
         if key in read(target):
             return
     core = cores.get()
-    words = [sys.executable, __file__, str(options.data), "--seconds", str(seconds)]
+    words = [sys.executable, __file__, str(options.data), "--seconds", str(options.seconds)]
+    words += ["--steps", str(options.steps)] if options.steps else []
     done = subprocess.run(
         [*words, "--cell", f"{name}/{seed}/{change}"],
         capture_output=True,
@@ -121,6 +125,7 @@ def measure(seed: int, name: str, change: str, options: Any, cores: Any, lock: A
     if done.returncode:
         print(f"{key} failed:\n{done.stderr}", file=sys.stderr, flush=True)
         return
+    seconds = None if options.steps else options.seconds
     about = {"set": name, "core_seconds": seconds, "change": change, "seed": seed}
     cell = about | json.loads(done.stdout.splitlines()[-1])
     print(key, cell["dice"], cell["steps"], flush=True)
@@ -133,7 +138,7 @@ def read(target: Path) -> dict[str, Any]:
     return json.loads(target.read_text())["cells"] if target.exists() else {}
 
 
-def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
+def train(data: Path, change: str, seed: int, options: Any) -> dict[str, Any]:
     """Train on two thirds of the train list, score on the rest."""
     import importlib
 
@@ -165,8 +170,10 @@ def train(data: Path, change: str, seed: int, seconds: float) -> dict[str, Any]:
             one = config.replace("training", epochs=1, steps_per_epoch=steps, time=None)
             return kind(one, taught, parts[1], hardware, Path(folder))
 
-        each = median(steps_of(trainer(TIMED))[4:])
-        steps = max(TIMED, round(seconds / each))
+        steps = options.steps
+        if steps is None:
+            each = median(steps_of(trainer(TIMED))[4:])
+            steps = max(TIMED, round(options.seconds / each))
         run = trainer(steps, kind=Student if teachers else Trainer)
         if isinstance(run, Student):
             for fold in folds(names[0], teachers, seed=seed, grouping=found.grouping):
