@@ -61,7 +61,6 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "cross-entropy alone": {"loss": "bce"},
     "Dice alone": {"loss": "dice"},
     "no augmentation": {"augment": False},
-    "augmentation as strong to the end": {"fade": 0},
     "no moving average": {"ema": 0.0},
     "weight decay 0.01": {"weight_decay": 0.01},
     "constant learning rate": {"schedule": "constant"},

@@ -28,14 +28,11 @@ that change. Machine:
 
 
 def ablation_float32(results: dict[str, Any]) -> str:
-    return f"""## Augmentation that fades
+    return f"""## Moving average and annealing together
 
-The same on a machine without bfloat16, with the recipe as it is now, whose augmentation fades over
-the last 12 passes over the images (`--results benchmarks/results/ablation_float32.json`); the
-tables above are of the recipe before. The two cores here are threads of one, and what a step took
-of them varied: the two rows have up to a quarter more or fewer steps than each other on a seed,
-though a step costs the same. With 400 steps for both crackforest and dsb2018_stage1 come out
-otherwise (docs/LOG.md). Machine:
+The same on a machine without bfloat16, with as many steps for both rows (`--steps 400 --results
+benchmarks/results/ablation_float32.json`): what is lost without either, since each may do what the
+other would. Machine:
 {results["machine"]}.
 
 {_tables(results)}

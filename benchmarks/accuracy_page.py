@@ -91,7 +91,6 @@ three.
 - With several seeds the figure is their mean, with the lowest and the highest.
 - Peers run with the environment as it is; contorno's command line sets how long compute threads
   wait before they sleep.
-- Contorno's cells are of the recipe before augmentation faded at the end of a run (docs/LOG.md).
 - No test score chose between recipes. That contorno was level with MONAI on dsb2018_stage1 was
   seen, though, before fewer images were put aside for validation, and that two seeds of crackforest
   differ by 0.015, before it was measured (on train lists) which epoch's model should be kept.

@@ -7,7 +7,6 @@ import pytest
 from contorno.config import TrainingConfig
 from contorno.schedule import (
     Position,
-    augmentation,
     cool_if_stuck,
     fit_to_time,
     follow,
@@ -35,21 +34,6 @@ def test_a_schedule_fills_the_time(
     one = steps * step + some * image  # what rounding to whole epochs can add
     assert spent <= seconds + one
     assert spent >= min(seconds - one, one)
-
-
-def test_augmentation_fades_over_the_last_steps_wherever_the_end_is() -> None:
-    recipe = TrainingConfig(epochs=10, steps_per_epoch=4, fade=8)
-    position = Position(epochs=10, micro_batch=4, epoch=7, step=3)
-    assert augmentation(recipe, position) == 1
-    position.epoch, position.step = 8, 1
-    assert augmentation(recipe, position) == pytest.approx(7 / 8)
-    position.epoch, position.step = 9, 3
-    assert augmentation(recipe, position) == pytest.approx(1 / 8)
-    position.epochs = 20  # the machine became quicker: there is time for more
-    assert augmentation(recipe, position) == 1
-    assert augmentation(TrainingConfig(epochs=10), position) == 1
-    long = TrainingConfig(epochs=10, steps_per_epoch=4, fade=80)
-    assert augmentation(long, Position(epochs=10, micro_batch=4)) == pytest.approx(1 / 2)
 
 
 def test_cooling_begins_once_and_ends_the_run_at_zero() -> None:

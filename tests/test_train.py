@@ -26,7 +26,6 @@ from contorno import api
 from contorno.checkpoint import load_model
 from contorno.cli import main
 from contorno.config import read_config
-from contorno.data.augment import augment
 from contorno.errors import ConfigError, Interrupted, TrainingError
 from contorno.finish import finish
 from contorno.images import read_image
@@ -724,23 +723,6 @@ def test_all_bad_values_of_a_section_are_listed(discs: Path, tmp_path: Path) -> 
         "training.epochs",
         "training.batch_size",
     ]
-
-
-def test_pictures_are_seen_more_and_more_as_they_are(
-    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    new = trainer(discs, tmp_path, epochs=3, batch_size=2)
-    assert new.config.training.fade == 12 * 4  # 8 pictures of one crop each, two at a time
-    strengths: list[float] = []
-
-    def seen(images: Tensor, masks: Tensor, **how: Any) -> Any:
-        strengths.append(how["strength"])
-        return augment(images, masks, **how)
-
-    monkeypatch.setattr("contorno.trainer.augment", seen)
-    fit(new, workers=0)
-    left = new.config.training.steps_per_epoch * 3
-    assert strengths == [(left - step) / 48 for step in range(left)]
 
 
 def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:

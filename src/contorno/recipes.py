@@ -24,7 +24,6 @@ from contorno.models.encoder import maps_of
 RECIPES = ("auto", "classic")
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
 ENOUGH = 2000  # steps that a time must have room for before a larger network is worth its steps
-_FADE = 12  # passes over the data in which augmentation fades
 _SIZES = ((16, 2), (32, 2), (32, 1))  # base width and patch of the networks, from the quickest on
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
@@ -231,7 +230,6 @@ def _auto(
     batch = wishes.get("batch_size") or (4 if on_cpu else 16)
     time = None if "epochs" in wishes else wishes.get("time", DEFAULT_TIME)
     crops = max(1, round(seen.height * seen.width / crop**2))
-    whole = -(-seen.images * crops // batch)  # steps that see all the data once
     loss = "ce+dice" if seen.exclusive else "bce+dice"
     base, patch = _SIZES[-1 if time is None else 0]
     size = "the largest" if time is None else "the time is short for a larger one"
@@ -263,12 +261,11 @@ def _auto(
             else "to fill a GPU; not measured",
         ),
         "training.crop": (crop, f"images are about {seen.width} x {seen.height}"),
-        "training.steps_per_epoch": (whole, f"{crops} crop(s) of each image cover its area"),
-        "training.augment": (True, "turns, scale, light, blur: better masks on five sets"),
-        "training.fade": (
-            _FADE * whole,
-            f"the last {_FADE} passes see pictures more and more as they are: better on five sets",
+        "training.steps_per_epoch": (
+            -(-seen.images * crops // batch),
+            f"{crops} crop(s) of each image cover its area",
         ),
+        "training.augment": (True, "turns, scale, light, blur: better masks on five sets"),
         "training.ema": (0.99, "mean of a hundred steps; no better in short annealed runs"),
         "training.patience": (
             max(20, wishes["epochs"] // 3) if "epochs" in wishes else 0,

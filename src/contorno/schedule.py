@@ -51,12 +51,6 @@ def learning_rate(recipe: TrainingConfig, position: Position) -> float:
     return recipe.learning_rate * _factor(recipe, position, began) * (end - now) / (end - began)
 
 
-def augmentation(recipe: TrainingConfig, position: Position) -> float:
-    """How strongly pictures are changed: one, falling to zero over the last `fade` steps."""
-    left = (position.epochs - position.epoch) * recipe.steps_per_epoch - position.step
-    return min(1.0, left / recipe.fade) if recipe.fade else 1.0
-
-
 def validates(recipe: TrainingConfig, position: Position) -> bool:
     """Whether the epoch that has just ended is followed by validation; the last always is."""
     done = position.epoch + 1

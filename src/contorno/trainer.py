@@ -48,7 +48,7 @@ from contorno.models import EncoderUNet, Segmenter, build_network
 from contorno.muon import Muon
 from contorno.progress import warn
 from contorno.runlog import LOG, trim_log
-from contorno.schedule import Position, augmentation, first_late, learning_rate
+from contorno.schedule import Position, first_late, learning_rate
 from contorno.signals import StopRequest
 
 Array = NDArray[Any]
@@ -147,8 +147,7 @@ class Trainer:
         images, masks = self.normalised(batch)
         if recipe.augment:
             rng = self.sampler.rng(position.epoch, position.step)
-            strength = augmentation(recipe, position)
-            images, masks = augment(images, masks, rng=rng, strength=strength)
+            images, masks = augment(images, masks, rng=rng)
         position.learning_rate = learning_rate(recipe, position)
         for group in self.optimizer.param_groups:
             group["lr"] = position.learning_rate

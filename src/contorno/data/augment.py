@@ -23,17 +23,13 @@ _NOISY, _VARIANCE = 0.15, (0.0, 0.1)  # of Gaussian noise, the picture's being a
 _TINY = 1e-6  # keeps a constant picture from dividing by zero
 
 
-def augment(
-    images: Tensor, masks: Tensor, *, rng: np.random.Generator, strength: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def augment(images: Tensor, masks: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Flip, rotate, scale, relight and now and then worsen every example on its own.
 
     Args:
         images: (N, C, h, w) normalised, h equal to w.
         masks: (N, 1, h, w) float 0..1.
         rng: where the random numbers come from.
-        strength: 0..1, how often pictures are warped and made worse, and how much their light
-            changes; at 0 only the symmetries of the square are left.
 
     Returns:
         Images float32 and masks of the same shapes.
@@ -42,12 +38,12 @@ def augment(
     turned = [_turn(image, mask, rng) for image, mask in zip(images, masks, strict=True)]
     images = torch.stack([image for image, _ in turned])
     masks = torch.stack([mask for _, mask in turned])
-    _warp(images, masks, rng, strength)
-    gain = 1 + _draw(rng, len(images), _GAIN * strength).to(images.device)
-    offset = _draw(rng, len(images), _OFFSET * strength).to(images.device)
+    _warp(images, masks, rng)
+    gain = _draw(rng, len(images), 1 - _GAIN, 1 + _GAIN).to(images.device)
+    offset = _draw(rng, len(images), -_OFFSET, _OFFSET).to(images.device)
     mean = images.mean(dim=(2, 3), keepdim=True)
     images = torch.addcmul(mean - mean * gain + offset, images, gain)  # in one pass
-    images = torch.stack([_worsen(image, rng, strength) for image in images])
+    images = torch.stack([_worsen(image, rng) for image in images])
     return images.contiguous(memory_format=torch.channels_last), masks
 
 
@@ -58,9 +54,9 @@ def _turn(image: Tensor, mask: Tensor, rng: np.random.Generator) -> tuple[Tensor
     return (image.flip(2), mask.flip(2)) if mirror else (image, mask)
 
 
-def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator, strength: float) -> None:
+def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator) -> None:
     """Rotation by any angle and scaling in one resampling, in place; corners are mirrored in."""
-    chosen = np.flatnonzero(rng.random(len(images)) < _WARPED * strength)
+    chosen = np.flatnonzero(rng.random(len(images)) < _WARPED)
     angles = rng.uniform(-np.pi, np.pi, len(chosen))
     scales = np.exp(rng.uniform(np.log(_SCALE[0]), np.log(_SCALE[1]), len(chosen)))
     if not len(chosen):
@@ -77,16 +73,16 @@ def _warp(images: Tensor, masks: Tensor, rng: np.random.Generator, strength: flo
         )
 
 
-def _worsen(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
+def _worsen(image: Tensor, rng: np.random.Generator) -> Tensor:
     """Now and then coarser, blurred, of another gamma, noisy: (C, h, w)."""
-    if rng.random() < _COARSE * strength:
+    if rng.random() < _COARSE:
         image = _coarser(image, rng.uniform(*_ZOOM))
-    if rng.random() < _BLURRED * strength:
+    if rng.random() < _BLURRED:
         image = _blurred(image, rng.uniform(*_SIGMA))
-    if rng.random() < _CURVED * strength:
+    if rng.random() < _CURVED:
         gamma = float(np.exp(rng.uniform(*np.log(_GAMMA))))
         image = -_curved(-image, gamma) if rng.random() < _INVERTED else _curved(image, gamma)
-    if rng.random() < _NOISY * strength:
+    if rng.random() < _NOISY:
         noise = rng.standard_normal(image.shape, dtype=np.float32) * rng.uniform(*_VARIANCE) ** 0.5
         image = image + torch.from_numpy(noise).to(image.device)
     return image
@@ -114,6 +110,5 @@ def _curved(image: Tensor, gamma: float) -> Tensor:
     return (curved - curved.mean()) / (curved.std() + _TINY) * image.std() + image.mean()
 
 
-def _draw(rng: np.random.Generator, count: int, most: float) -> Tensor:
-    """Numbers from -most to most, (count, 1, 1, 1)."""
-    return torch.from_numpy(rng.uniform(-most, most, (count, 1, 1, 1))).float()
+def _draw(rng: np.random.Generator, count: int, low: float, high: float) -> Tensor:
+    return torch.from_numpy(rng.uniform(low, high, (count, 1, 1, 1))).float()
