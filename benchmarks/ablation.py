@@ -170,7 +170,7 @@ def train(data: Path, change: str, seed: int, options: Any) -> dict[str, Any]:
             return kind(one, taught, parts[1], hardware, Path(folder))
 
         steps = options.steps
-        if steps is None:
+        if not steps:
             each = median(steps_of(trainer(TIMED))[4:])
             steps = max(TIMED, round(options.seconds / each))
         run = trainer(steps, kind=Student if teachers else Trainer)

@@ -32,7 +32,7 @@ def ablation_float32(results: dict[str, Any]) -> str:
 
 The same on a machine without bfloat16, with as many steps for both rows (`--steps 400 --results
 benchmarks/results/ablation_float32.json`): what is lost without either, since each may do what the
-other would. The recipe has three seeds, the row without both of them two. Machine:
+other would. Machine:
 {results["machine"]}.
 
 {_tables(results)}
