@@ -63,12 +63,17 @@ class RawMask:
         kind: "grey", "palette" (values are indices) or "colour" (values are 0xRRGGBB).
         palette: RGB triples of a palette image, flattened.
         format: as of a `Picture`.
+        coloured: whether the file has channels of colour, also where they are equal everywhere.
+        unit: 0 for whole numbers, else what 1 became of a mask of floats from 0 to 1: 255 where it
+            has soft edges, 1 where it holds only 0 and 1, which may number classes.
     """
 
     values: Array
     kind: str = "grey"
     palette: tuple[int, ...] = ()
     format: str = ""
+    coloured: bool = False
+    unit: int = 0
 
 
 def read_picture(path: Path, *, pages: bool = False) -> Picture:
@@ -207,8 +212,8 @@ def read_raw_mask(path: Path) -> RawMask:
         )
     if array.shape[2] == 3 and not _is_grey(array):
         return RawMask(_pack_colours(path, array), "colour", (), found.format)
-    values = _integers(path, np.ascontiguousarray(array[:, :, 0]))
-    return RawMask(values, format=found.format)
+    values, unit = _integers(path, np.ascontiguousarray(array[:, :, 0]))
+    return RawMask(values, format=found.format, coloured=array.shape[2] == 3, unit=unit)
 
 
 def _decode_mask(path: Path) -> Decoded:
@@ -354,16 +359,17 @@ def _pack_colours(path: Path, array: Array) -> Array:
     return packed
 
 
-def _integers(path: Path, array: Array) -> Array:
+def _integers(path: Path, array: Array) -> tuple[Array, int]:
+    """A grey mask as integers, and its `RawMask.unit`."""
     if array.dtype.kind in "ui":
-        return array
+        return array, 0
     if not np.isfinite(array).all():
         raise _not_whole(path, "a mask with NaN or infinite values", "whole numbers")
-    rounded = np.rint(array)
+    rounded, within = np.rint(array), array.min() >= 0 and array.max() <= 1
     if np.array_equal(rounded, array) and np.abs(rounded).max() < 2**31:
-        return rounded.astype(np.int32)
-    if array.min() >= 0 and array.max() <= 1:  # soft masks 0..1, as float TIFF
-        return np.asarray(np.rint(array * 255), np.uint8)
+        return rounded.astype(np.int32), int(within)
+    if within:  # soft masks 0..1, as float TIFF
+        return np.asarray(np.rint(array * 255), np.uint8), 255
     raise _not_whole(path, "a mask of fractional values", "whole numbers, or values from 0 to 1")
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from contorno.data.coding import MasksError, decide, overlap, retell, value_word
 from contorno.data.evidence import Evidence, MaskFacts, gather, labelled, numbers_classes
 from contorno.data.facts import Examined, Facts
-from contorno.data.labels import IGNORE, Labels, Row, misread
+from contorno.data.labels import IGNORE, Labels, Row, misread, value_as
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError, as_channels, read_channels
@@ -88,6 +88,7 @@ def usable_pairs(
         part = labels.parts[layer] if labels and labels.multilabel else labels
         good = _one_kind(good, problems, layer, None if part is None else part.kind)
         good = _one_palette(good, problems, layer)
+        good = _one_unit(good, layer)
     return good
 
 
@@ -241,27 +242,60 @@ def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None)
     kept = []
     for pair, facts in good:
         mask = facts.masks[layer]
-        as_colour = mixed and mask.kind == "grey"
-        if mask.kind != kind and len(mask.counts) > 1 and not as_colour:
-            problems.append(
-                Problem(
-                    str(pair.masks[layer]),
-                    f"a {mask.kind} mask",
-                    f"a {kind} mask, as most of the others",
-                    "save it like those",
-                    "mixed-kinds",
+        if mask.kind != kind:
+            grey_colours = mask.kind == "grey" and kind == "colour" and (mixed or mask.coloured)
+            mask_as = _as_kind(mask, kind) if len(mask.counts) == 1 or grey_colours else None
+            if mask_as is None:
+                problems.append(
+                    Problem(
+                        str(pair.masks[layer]),
+                        f"a {mask.kind} mask",
+                        f"a {kind} mask, as most of the others",
+                        "save it like those",
+                        "mixed-kinds",
+                    )
                 )
-            )
-            continue
-        if mask.kind == "grey" and kind == "colour":
-            counts, solid, between = (
-                {value * 0x010101: number for value, number in part.items()}
-                for part in (mask.counts, mask.solid, mask.between)
-            )
-            mask = replace(mask, counts=counts, solid=solid, between=between)
-        changed = tuple(mask if i == layer else m for i, m in enumerate(facts.masks))
-        kept.append((pair, replace(facts, masks=changed)))
+                continue
+            mask = mask_as
+        kept.append((pair, _with_mask(facts, layer, mask)))
     return kept
+
+
+def _as_kind(mask: MaskFacts, kind: str) -> MaskFacts | None:
+    """A mask as one of another kind; None where a value cannot be."""
+    new = {value: value_as(kind, value, mask.kind, mask.palette) for value in mask.counts}
+    if None in new.values():
+        return None
+    read = "colour" if kind == "colour" else kind if mask.kind == "palette" else mask.kind
+    return _renamed(replace(mask, kind=read), lambda value: new.get(value) or 0)
+
+
+def _renamed(mask: MaskFacts, new: Callable[[int], int]) -> MaskFacts:
+    counts, solid, between = (
+        {new(value): number for value, number in part.items()}
+        for part in (mask.counts, mask.solid, mask.between)
+    )
+    return replace(mask, counts=counts, solid=solid, between=between)
+
+
+def _with_mask(facts: Facts, layer: int, mask: MaskFacts) -> Facts:
+    return replace(facts, masks=tuple(mask if i == layer else m for i, m in enumerate(facts.masks)))
+
+
+def _one_unit(good: Good, layer: int) -> Good:
+    """Where some masks of floats from 0 to 1 have soft edges, 1 means the same in the others."""
+    units = {facts.masks[layer].unit for _, facts in good}
+    if units != {1, 255}:
+        return good
+    return [
+        (pair, _with_mask(facts, layer, _in_levels(facts.masks[layer]))) for pair, facts in good
+    ]
+
+
+def _in_levels(mask: MaskFacts) -> MaskFacts:
+    if mask.unit == 255:
+        return mask
+    return _renamed(replace(mask, unit=255), lambda value: 255 * value)
 
 
 def _greys_are_colours(masks: Sequence[MaskFacts]) -> bool:

@@ -15,7 +15,9 @@ from contorno.data.evidence import (
     drawn_values,
     is_void,
     labelled,
+    may_be_objects,
     one_coding,
+    photographed,
 )
 from contorno.data.labels import ASKED, IGNORE, MOST_CLASSES, MOST_LAYERS, Labels, Row, plain
 from contorno.errors import ConfigError, InputError
@@ -65,7 +67,7 @@ def decide(
     elif foreground not in ("bright", "dark"):
         labels = _chosen(seen, foreground, ignored, kind)
     else:
-        labels = _found(seen, ignored, kind, dark=foreground == "dark")
+        labels = _found(seen, ignored, kind, palette, dark=foreground == "dark")
     labels = labels.model_copy(update={"kind": kind, "palette": palette})
     beyond = [v for v in (*labels.values, *labels.ignored) if not 0 <= v <= 65535]
     if kind == "grey" and beyond:
@@ -196,7 +198,9 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
 _NAMES = ("background", "foreground")
 
 
-def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Labels:
+def _found(
+    seen: Evidence, ignored: set[int], kind: str, palette: tuple[int, ...], *, dark: bool
+) -> Labels:
     values = seen.counts.keys() - ignored
     if len(values) <= 1:
         value = value_word(next(iter(values), 0), kind)
@@ -208,7 +212,8 @@ def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Label
     drawn = [v for v in drawn_values(seen, kind) if v not in ignored]
     if are_objects(seen, drawn):
         return _instances(seen, ignored)
-    if len(drawn) < 2 or len(drawn) > MOST_CLASSES or not labelled(seen, drawn, kind):
+    few = 2 <= len(drawn) <= MOST_CLASSES and not photographed(seen, drawn, kind)
+    if not few or not labelled(seen, [*drawn, *ignored], kind):
         raise MasksError(
             f"the masks do not look like labels: they hold {_shares(seen.counts, kind)}. Check "
             "that the right folder was given; or say which values are foreground, --foreground "
@@ -219,7 +224,7 @@ def _found(seen: Evidence, ignored: set[int], kind: str, *, dark: bool) -> Label
         ignored = {IGNORE}
     drawn = one_coding(seen, drawn, kind)
     drawn = [v for v in drawn if v not in ignored]
-    ground = _background(seen, drawn, kind, dark=dark)
+    ground = _background(seen, drawn, kind, palette, dark=dark)
     ordered = [ground, *sorted(v for v in drawn if v != ground)]
     names = _NAMES if len(ordered) == 2 else ("background", *_names(ordered[1:], kind))
     lookup = {value: index for index, value in enumerate(ordered)}
@@ -246,11 +251,16 @@ def _instances(seen: Evidence, ignored: set[int]) -> Labels:
     )
 
 
-def _background(seen: Evidence, drawn: Sequence[int], kind: str, *, dark: bool) -> int:
+def _background(
+    seen: Evidence, drawn: Sequence[int], kind: str, palette: tuple[int, ...], *, dark: bool
+) -> int:
     if dark:
         return max(drawn)
+    commonest = max(drawn, key=lambda v: seen.counts[v])
+    if kind == "palette" and palette[3 * commonest : 3 * commonest + 3] == (0, 0, 0):
+        return commonest  # programs that reduce colours give black any index
     if 0 not in drawn and (kind == "colour" or len(drawn) > 2):
-        return max(drawn, key=lambda v: seen.counts[v])  # a white page, or 2 of a trimap, say
+        return commonest  # a white page, or 2 of a trimap, say
     return min(drawn)
 
 
@@ -279,8 +289,10 @@ def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
             f"; {len(others)} other values ({_percent(seen.share(others))} of the pixels: soft "
             "edges, compression) go to the nearest"
         )
+    if may_be_objects(seen, labels.values):
+        note += "; if these are numbers of objects and no classes, --foreground nonzero"
     share = seen.share(fronts[1]) if len(labels.names) == 2 else 0.0
-    if share > 0.5 and kind == "grey":
+    if share > 0.5 and kind != "colour":
         other = "dark" if labels.values[1] > labels.values[0] else "bright"
         note += (
             f"; more than half is foreground: if that is the wrong way round, --foreground {other}"
@@ -318,8 +330,10 @@ def _table(seen: Evidence, labels: Labels, kind: str) -> tuple[Row, ...]:
     ]
     others = [v for v in seen.counts if v not in known]
     if others:
-        rest = labels.names[1] if labels.others == "foreground" else "the nearest of these"
-        rows.append(row(f"{len(others)} other values", rest, others))
+        if labels.others == "foreground":
+            rows.append(row("every other value", labels.names[1], others))
+        else:
+            rows.append(row(f"{len(others)} other values", "the nearest of these", others))
     return tuple(rows)
 
 

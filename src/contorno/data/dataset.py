@@ -24,6 +24,7 @@ from contorno.data.agreement import (
     usable_pairs,
     well_read,
 )
+from contorno.data.evidence import MaskFacts
 from contorno.data.facts import LEVELS, Examined, Facts, examine, examine_all, usable
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
@@ -81,7 +82,7 @@ class Dataset:
         masks = [read_raw_mask(path) for path in pair.masks]
         return (
             as_channels(usable(image), self.channels, path=str(pair.image)),
-            class_map(masks, self.labels),
+            class_map(masks, self.labels, self.facts[index].masks),
         )
 
     def subset(self, names: Sequence[str]) -> Dataset:
@@ -226,26 +227,29 @@ def load(
         reading.pages,
         upright,
     )
-    for index, (pair, _) in enumerate(good):
+    for index, (pair, facts) in enumerate(good):
         if pair.name in kept:
             image, masks = kept.pop(pair.name)  # grey is repeated when it is read: it is smaller
-            dataset._cache[index] = (image, class_map(masks, labels))
+            dataset._cache[index] = (image, class_map(masks, labels, facts.masks))
     return dataset, problems
 
 
-def class_map(masks: Sequence[RawMask], labels: Labels) -> Array:
-    """Class map (H, W) of the mask, or masks, of one picture."""
+def class_map(masks: Sequence[RawMask], labels: Labels, facts: Sequence[MaskFacts]) -> Array:
+    """Class map (H, W) of the mask, or masks, of one picture, read as `facts` say."""
+    values = [_values(mask, seen) for mask, seen in zip(masks, facts, strict=True)]
     if not labels.multilabel:
-        return labels.classes(_values(masks[0], labels.kind))
+        return labels.classes(values[0])
     return labels.combined(
-        [
-            part.classes(_values(mask, part.kind))
-            for part, mask in zip(labels.parts, masks, strict=True)
-        ]
+        [part.classes(one) for part, one in zip(labels.parts, values, strict=True)]
     )
 
 
-def _values(mask: RawMask, kind: str) -> Array:
-    """Mask values, packed as colours where all masks are but this one has no colour in it."""
-    grey = mask.kind == "grey" and kind == "colour"
-    return mask.values.astype(np.int32) * 0x010101 if grey else mask.values
+def _values(mask: RawMask, seen: MaskFacts) -> Array:
+    """Mask values as they are where most masks are of another kind, or have soft edges."""
+    if mask.unit != seen.unit:
+        return mask.values * seen.unit
+    if mask.kind == seen.kind:
+        return mask.values
+    if mask.kind == "grey":
+        return mask.values.astype(np.int32) * 0x010101
+    return np.full(mask.values.shape, next(iter(seen.counts)), np.int32)  # one value

@@ -23,9 +23,12 @@ from contorno.images import RawMask
 
 Array = NDArray[Any]
 _HAZE = 0.15  # of the span: how far compression noise strays from the value that was drawn
+_COLOUR_HAZE = 40  # levels of one channel: the same for colours
 _COMMON = 0.05  # of the pixels that are not background: more is no stray value
 _LABELLED = 0.4  # of those pixels: fewer in the drawn values (or near) are no label masks
-_MANY = 32  # colours: more come from compression, not from drawing
+_MANY = 32  # values: more come from compression or scaling, not from drawing
+_FLAT = 4  # levels: colours of neighbours that differ no more are one, of a mask of many
+_ROUND = 8  # levels: how far one drawn value comes apart where JPEG rounds
 _CLEAN = 4  # values: a mask of so few has no compression noise
 _RARE = 1e-4  # of the pixels that are not background: fewer, and none solid, is a stray value
 _STRAY = 0.005  # of them: fewer, where nothing is solid, may be slips of the hand
@@ -45,8 +48,8 @@ class MaskFacts:
     Args:
         counts: pixels of each value.
         solid, between: how many of them are solid, or between; empty for masks of two values.
-        numbered: whether its values look like numbers of objects: many, each in one piece.
-        kind, palette: as `RawMask`.
+        numbered: whether its values look like numbers of objects: several, each in one piece.
+        kind, palette, coloured, unit: as `RawMask`, or as it is read beside the others of its set.
     """
 
     counts: Counts
@@ -55,6 +58,8 @@ class MaskFacts:
     numbered: bool
     kind: str
     palette: tuple[int, ...]
+    coloured: bool
+    unit: int
 
 
 def look_at(mask: RawMask) -> MaskFacts:
@@ -64,33 +69,48 @@ def look_at(mask: RawMask) -> MaskFacts:
     between: Counts = {}
     numbered = False
     if len(counts) > 2:
-        solid, between = _neighbours(mask.values)
+        solid, between = _neighbours(mask.values, mask.kind if len(counts) > _MANY else "")
         if mask.kind != "colour":
             numbered = _numbered(mask.values, counts)
     if len(counts) > _KEPT:
-        kept = set(sorted(counts, key=lambda v: -counts[v])[:_KEPT])
+        kept = {*sorted(counts, key=lambda v: -counts[v])[:_KEPT], max(counts)}
+        rest = sum(counts.values())
         counts, solid, between = (
             {v: n for v, n in one.items() if v in kept} for one in (counts, solid, between)
         )
-    return MaskFacts(counts, solid, between, numbered, mask.kind, mask.palette)
+        if numbered:  # every number is foreground: the last stands for those that are not kept
+            counts[max(counts)] += rest - sum(counts.values())
+    return MaskFacts(
+        counts, solid, between, numbered, mask.kind, mask.palette, mask.coloured, mask.unit
+    )
 
 
-def _neighbours(values: Array) -> tuple[Counts, Counts]:
+def _neighbours(values: Array, kind: str) -> tuple[Counts, Counts]:
     """Pixels of each value that are solid, and that are between."""
-    padded = np.pad(values, 1, mode="edge")
-    rows = [padded[:-2], padded[1:-1], padded[2:]]
-    low = np.minimum(np.minimum(rows[0], rows[1]), rows[2])  # (H, W + 2)
-    high = np.maximum(np.maximum(rows[0], rows[1]), rows[2])
-    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])  # (H, W)
-    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
+    if kind == "colour":
+        channels = [_extremes(values >> shift & 255) for shift in (16, 8, 0)]
+        flat = np.logical_and.reduce([high - low <= _FLAT for low, high in channels])
+        return count_values(RawMask(values[flat])), {}
+    low, high = _extremes(values)
     return (
         count_values(RawMask(values[low == high])),
         count_values(RawMask(values[(low < values) & (values < high)])),
     )
 
 
+def _extremes(values: Array) -> tuple[Array, Array]:
+    """Least and most of each pixel and its eight neighbours."""
+    padded = np.pad(values, 1, mode="edge")
+    rows = [padded[:-2], padded[1:-1], padded[2:]]
+    low = np.minimum(np.minimum(rows[0], rows[1]), rows[2])  # (H, W + 2)
+    high = np.maximum(np.maximum(rows[0], rows[1]), rows[2])
+    low = np.minimum(np.minimum(low[:, :-2], low[:, 1:-1]), low[:, 2:])  # (H, W)
+    high = np.maximum(np.maximum(high[:, :-2], high[:, 1:-1]), high[:, 2:])
+    return low, high
+
+
 def _numbered(values: Array, counts: Counts) -> bool:
-    """Whether the values besides 0 are many and each is one connected piece."""
+    """Whether the values besides 0 are several and each is one connected piece."""
     order = np.array(sorted(counts), np.int64)
     ranks = np.searchsorted(order, values) + 1  # find_objects wants small positive numbers
     boxes = [
@@ -99,7 +119,7 @@ def _numbered(values: Array, counts: Counts) -> bool:
         if order[rank - 1] > 0 and box is not None
     ][:_SEEN]
     area = sum((box[0].stop - box[0].start) * (box[1].stop - box[1].start) for _, box in boxes)
-    if len(boxes) < 4 or area > 20 * values.size:  # scattered all over: no objects
+    if len(boxes) < 2 or area > 20 * values.size:  # scattered all over: no objects
         return False
     pieces = sum(ndimage.label(ranks[box] == rank, np.ones((3, 3)))[1] == 1 for rank, box in boxes)
     return bool(pieces >= _PIECES * len(boxes))
@@ -116,6 +136,7 @@ class Evidence:
     clean: Counts = field(default_factory=dict)  # pixels in masks of a few values
     sets: Counter[frozenset[int]] = field(default_factory=Counter)
     numbered: int = 0
+    several: int = 0  # masks of more than two values
     masks: int = 0
 
     def add(self, facts: MaskFacts) -> None:
@@ -133,6 +154,7 @@ class Evidence:
         if len(facts.counts) <= MOST_CLASSES:
             self.sets[frozenset(facts.counts)] += 1
         self.numbered += facts.numbered
+        self.several += len(facts.counts) > 2
         self.masks += 1
 
     @property
@@ -161,7 +183,7 @@ def drawn_values(seen: Evidence, kind: str) -> list[int]:
     if len(values) <= 2 or kind == "palette":
         return values
     narrow = kind == "grey" and numbers_classes(values)
-    haze = _HAZE * (max(values) - min(values)) if kind == "grey" else 40
+    haze = _HAZE * (max(values) - min(values)) if kind == "grey" else _COLOUR_HAZE
     others = max(seen.pixels - seen.counts[values[0]], 1)  # all but the commonest
     drawn: list[int] = []
     for value in values:
@@ -194,12 +216,14 @@ def numbers_classes(values: Collection[int]) -> bool:
 
 
 def _is_haze(value: int, drawn: Sequence[int], seen: Evidence, reach: float, kind: str) -> bool:
-    """Whether a value is the compression noise of a far commoner one near it."""
+    """Whether a value is the compression noise of a commoner one near it."""
     if 2 * seen.clean.get(value, 0) > seen.counts[value]:
         return False
     for peak in drawn:
-        near = float(distance(np.array(value), np.array(peak), kind)) <= reach
-        if not near or 4 * seen.counts[value] > seen.counts[peak]:
+        away = float(distance(np.array(value), np.array(peak), kind))
+        if away <= _ROUND and len(seen.counts) > _MANY:
+            return True
+        if away > reach or 4 * seen.counts[value] > seen.counts[peak]:
             continue
         if kind == "colour":
             return len(seen.counts) > _MANY
@@ -227,22 +251,43 @@ def labelled(
     return rest >= least * max(rest + far, 1)
 
 
+def photographed(seen: Evidence, drawn: Sequence[int], kind: str) -> bool:
+    """Whether colours are so near each other, among so many, that nobody chose them for classes."""
+    if kind != "colour" or len(seen.counts) <= _MANY:
+        return False
+    exact = sum(seen.counts[value] for value in drawn[1:])
+    if exact >= _LABELLED * (seen.pixels - seen.counts[drawn[0]]):
+        return False  # scaled, perhaps, but not compressed
+    values = np.array(drawn, np.int64)
+    away = distance(values[:, None], values[None], kind)
+    return bool((away[np.triu_indices(len(values), 1)] <= _COLOUR_HAZE).any())
+
+
 def are_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
     """Whether values are numbers of objects: each in one piece, in numbers that vary."""
-    if 2 * seen.numbered < seen.masks or len(drawn) < 6:
+    if 2 * seen.numbered < seen.several or len(drawn) < 6:
         return False
-    sizes = [len(values) for values in seen.sets]
-    vary = len(set(sizes)) >= 3
-    counted = sum(
-        number for values, number in seen.sets.items() if max(values) == len(values - {0})
-    )  # 1, 2, 3 ... without a gap
     ids = sum(seen.images[value] == 1 for value in drawn)  # numbers that no other mask has
     return (
         len(drawn) > MOST_CLASSES
         or (ids >= len(drawn) - 1 > seen.masks > 1)
         or min(v for v in drawn if v) > 255
-        or (vary and counted >= 0.8 * seen.masks)
+        or _counted(seen)
     )
+
+
+def may_be_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
+    """Whether so few values that they may be classes could be numbers of objects as well."""
+    return len(drawn) > 3 and 2 * seen.numbered >= seen.several > 2 and _counted(seen)
+
+
+def _counted(seen: Evidence) -> bool:
+    """Whether nearly every mask counts 1, 2, 3 ... without a gap, to numbers that vary."""
+    vary = len({len(values) for values in seen.sets}) >= 3
+    counted = sum(
+        number for values, number in seen.sets.items() if max(values) == len(values - {0})
+    )
+    return vary and counted >= 0.8 * seen.masks
 
 
 def is_void(seen: Evidence, drawn: Sequence[int]) -> bool:

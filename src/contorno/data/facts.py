@@ -7,6 +7,7 @@ cannot be trained on) and `check`'s (what looks wrong).
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -350,7 +351,7 @@ def _checksum(array: Array) -> bytes:
 def _statistics(image: Array, masks: Sequence[RawMask]) -> Statistics:
     flat = image.reshape(-1, image.shape[2])
     channels = range(flat.shape[1])
-    sample = flat[:: -(-len(flat) // _SAMPLE)]
+    sample = flat[:: _stride(len(flat), image.shape[1])]
     hasher = hashlib.sha256(image.tobytes())
     for mask in masks:
         hasher.update(mask.values.tobytes())
@@ -363,6 +364,14 @@ def _statistics(image: Array, masks: Sequence[RawMask]) -> Statistics:
         sharpness(image),
         hasher.digest(),
     )
+
+
+def _stride(pixels: int, width: int) -> int:
+    """Step that takes about `_SAMPLE` of the pixels, and does not keep to some of the columns."""
+    step = -(-pixels // _SAMPLE)
+    while math.gcd(step, width) > 1:
+        step += 1
+    return step
 
 
 def sharpness(image: Array) -> tuple[float, ...]:
