@@ -13,6 +13,7 @@ from PIL import Image
 from contorno.data.agreement import Reading
 from contorno.data.dataset import Dataset, load
 from contorno.data.demo import draw
+from contorno.data.facts import LEVELS
 from contorno.data.pairs import Pair, find_pairs
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError
@@ -306,6 +307,62 @@ def test_a_mask_of_another_kind_is_a_problem(tmp_path: Path) -> None:
     assert dataset.names == ["a", "b"]
     assert problems["c.png"].what == "a palette mask"
     assert problems["c.png"].expected == "a grey mask, as most of the others"
+
+
+def test_a_mask_of_one_palette_colour_is_read_by_its_colour(tmp_path: Path) -> None:
+    for name in "abcd":
+        write(tmp_path, name, picture())
+    nothing = np.zeros((24, 32), np.uint8)
+    save_palette(tmp_path / "masks" / "b.png", nothing, (255, 255, 255))
+    save_palette(tmp_path / "masks" / "c.png", nothing, (0, 0, 0))
+    save_palette(tmp_path / "masks" / "d.png", nothing, (9, 200, 30))
+    for options in ({"cache_limit": 10**9}, {"cache_limit": 0}):
+        dataset, problems = load_folder(tmp_path, **options)
+        assert [dataset.read(i)[1].mean() for i in range(3)] == [140 / 768, 1, 0]
+        assert [dataset.class_pixels(i).tolist() for i in (1, 2)] == [[768], [0]]
+        assert list(problems) == ["d.png"]
+        assert problems["d.png"].what == "a palette mask"
+
+
+def test_black_and_white_among_colours_are_colours(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (255, 255, 255), (255, 0, 0)], np.uint8)
+    for index, name in enumerate("abcde"):
+        write(tmp_path, name, picture(), colours[(mask() > 0) * (1 if index < 2 else 2)])
+    asked = Reading(classes="no=#000000,white=#ffffff,red=#ff0000")
+    for reading in (None, asked):
+        dataset, problems = load_folder(tmp_path, reading=reading)
+        assert not problems
+        drawn = [dataset.labels.names[dataset.read(i)[1].max()] for i in range(5)]
+        assert len(set(drawn[:2])) == len(set(drawn[2:])) == 1
+        assert drawn[0] != drawn[2]
+    assert drawn == ["white"] * 2 + ["red"] * 3
+
+
+def test_floats_mean_the_same_in_soft_and_crisp_masks(tmp_path: Path) -> None:
+    for name in "abc":
+        write(tmp_path, name, picture())
+        (tmp_path / "masks" / f"{name}.png").unlink()
+        save(tmp_path / "masks" / f"{name}.tif", (mask() > 0).astype(np.float32))
+    crisp, _ = load_folder(tmp_path)
+    assert crisp.labels.values == (0, 1)
+    soft = (mask() > 0).astype(np.float32)
+    soft[4] /= 4
+    save(tmp_path / "masks" / "c.tif", soft)
+    for options in ({"cache_limit": 10**9}, {"cache_limit": 0}):
+        dataset, problems = load_folder(tmp_path, **options)
+        assert not problems
+        assert [dataset.read(i)[1].sum() for i in range(3)] == [140, 140, 126]
+        assert [dataset.class_pixels(i).tolist() for i in range(3)] == [[140], [140], [126]]
+
+
+def test_percentiles_see_every_column(tmp_path: Path) -> None:
+    image = np.full((256, 1024), 100, np.uint16)
+    image[:, 5::16] = image[:, 6::16] = 30_000  # no column of which is a multiple of 16
+    write(tmp_path, "a", image, np.eye(256, 1024, dtype=np.uint8))
+    statistics = load_folder(tmp_path)[0].facts[0].statistics
+    assert statistics is not None
+    known = dict(zip(LEVELS, statistics.levels[0].tolist(), strict=True))
+    assert (known[50], known[95], known[99]) == (100, 30_000, 30_000)
 
 
 # The digest

@@ -321,8 +321,6 @@ def exclusive(root: Path) -> Dataset:
             image[3:6, 8:10, 1] = 250  # found where it does not count
         save(root / "images" / f"{name}.png", image)
         save(root / "masks" / f"{name}.png", mask)
-    save(root / "images" / "q.png", image)
-    save(root / "masks" / "q.png", np.full_like(mask, IGNORE))
     found = find_pairs(root / "images", root / "masks")
     reading = Reading(classes="background=0,cell=1,nucleus=2", ignore="255")
     dataset, problems = load_data(found.pairs, workers=0, reading=reading)
@@ -406,17 +404,42 @@ def test_exclusive_classes_are_scored_from_the_files_that_are_written(tmp_path: 
     assert [row["name"] for row in results["labels"]["table"]][-1] == "ignored"
 
 
-def test_an_image_of_ignored_pixels_only_is_left_out_and_listed(tmp_path: Path) -> None:
-    dataset = exclusive(tmp_path)
-    results = run(dataset, tmp_path / "out")
+def test_an_image_of_ignored_pixels_only_is_left_out_and_listed(
+    model: Model, data: Path, tmp_path: Path
+) -> None:
+    for folder in ("images", "masks"):
+        shutil.copytree(data / folder, tmp_path / folder)
+    first, *others = sorted((tmp_path / "masks").iterdir())
+    save(first, np.full_like(np.asarray(Image.open(first)), 77))
+    options = {"ignore": "77", "classes": "background=7,nucleus=200"}
+    results = api.evaluate(
+        model, tmp_path / "images", tmp_path / "masks", out=tmp_path / "out", **options
+    )
     (problem,) = results["problems"]
-    assert problem["path"] == str(tmp_path / "masks" / "q.png")
-    assert problem["what"] == "every pixel is ignored"
-    assert not (tmp_path / "out" / "predictions" / "q.png").exists()
-    with pytest.raises(InputError, match="no image can be scored") as caught:
-        run(dataset.subset(["q"]), tmp_path / "none")
-    assert "every pixel is ignored" in str(caught.value)
-    assert not (tmp_path / "none").exists()
+    assert (problem["path"], problem["what"]) == (str(first), "every pixel is ignored")
+    assert len(results["images"]) == len(others)
+    for path in others:
+        save(path, np.full_like(np.asarray(Image.open(path)), 77))
+    with pytest.raises(InputError):
+        api.evaluate(model, tmp_path / "images", tmp_path / "masks", out=tmp_path / "no", **options)
+    assert not (tmp_path / "no").exists()
+
+
+def test_pictures_in_other_units_are_no_zero_score(tmp_path: Path) -> None:
+    for index in range(3):
+        image, mask = draw(index, size=64)
+        save(tmp_path / "masks" / f"{index}.png", mask)
+        save(tmp_path / "images" / f"{index}.tif", image[..., 0].astype(np.uint16) * 200)
+        save(tmp_path / "dim" / f"{index}.tif", image[..., 0].astype(np.uint16) // 4)
+    deep = draw(0, size=64)[0][..., :1].astype(np.uint16) * 200
+    model = load(model_file(tmp_path / "m.safetensors", deep), device="cpu", precision="32")
+    trained = {"range": (0.0, 51000.0), "dimmest": 40000.0}
+    preprocessing = model.card.preprocessing.model_copy(update=trained)
+    model.card = model.card.model_copy(update={"preprocessing": preprocessing})
+    masks = tmp_path / "masks"
+    assert api.evaluate(model, tmp_path / "images", masks, out=tmp_path / "out")["images"]
+    with pytest.raises(InputError, match="about 0 to 51000, as the model was trained on"):
+        api.evaluate(model, tmp_path / "dim", masks, out=tmp_path / "dimmed")
 
 
 def test_overlapping_classes_have_a_file_each(tmp_path: Path) -> None:

@@ -435,6 +435,75 @@ def test_ignore_can_be_asked_for(tmp_path: Path) -> None:
         learn(path, ignore="7")
 
 
+@pytest.mark.parametrize("value", [128, 255])
+def test_more_may_be_ignored_than_is_foreground(tmp_path: Path, value: int) -> None:
+    mask = two(0, 200, disc(8))
+    mask[40:] = value
+    labels = learn(save(tmp_path / "m.png", mask), ignore=str(value))
+    assert labels.values == (0, 200)
+    assert labels.ignored == (value,)
+
+
+# Compressed colours
+
+RED_GREEN = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+
+
+def discs(seed: int, size: int, radius: float) -> Array:
+    """Class map of discs of classes 1 and 2."""
+    rng, classes = np.random.default_rng(seed), np.zeros((size, size), np.uint8)
+    for index in range(12):
+        cy, cx = rng.uniform(radius, size - radius, 2)
+        classes[disc(radius, cy, cx, size)] = 1 + index % 2
+    return classes
+
+
+@pytest.mark.parametrize(("size", "radius"), [(128, 10), (128, 16), (256, 20), (384, 24)])
+def test_colours_as_jpeg_are_the_classes_that_were_drawn(
+    tmp_path: Path, size: int, radius: float
+) -> None:
+    truths = [discs(seed, size, radius) for seed in range(6)]
+    paths = [tmp_path / f"{index}.jpg" for index in range(6)]
+    for path, truth in zip(paths, truths, strict=True):
+        Image.fromarray(RED_GREEN[truth]).save(path)
+    labels = learn(*paths)
+    assert len(labels.values) == 3
+    drawn = [labels.classes(read_raw_mask(path).values) for path in paths]
+    order = {0: 0, labels.values.index(max(labels.values)): 1}  # red is the larger number
+    again = np.vectorize(lambda index: order.get(index, 2))(np.stack(drawn))
+    assert (again == np.stack(truths)).mean() > 0.97
+
+
+def test_a_photograph_with_few_colours_is_no_mask(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.jpg" for index in range(4)]
+    for index, path in enumerate(paths):
+        rng = np.random.default_rng(index)
+        small = Image.fromarray(rng.integers(118, 162, (12, 12, 3)).astype(np.uint8))
+        small.resize((256, 256), Image.Resampling.NEAREST).save(path)
+    with pytest.raises(InputError, match="do not look like labels"):
+        learn(*paths)
+
+
+# Palettes that a program chose
+
+
+def test_black_is_background_under_any_index(tmp_path: Path) -> None:
+    truth = disc()
+    path = tmp_path / "m.gif"
+    Image.fromarray(RED_GREEN[truth.astype(int)]).save(path)
+    save_palette(tmp_path / "m.png", two(1, 0), (255, 0, 0, 0, 0, 0))
+    labels = learn(tmp_path / "m.png")
+    assert labels.values == (1, 0)
+    for file in (tmp_path / "m.png", path):
+        assert np.array_equal(learn(file).classes(read_raw_mask(file).values), truth)
+
+
+def test_rare_black_of_an_inverted_table_is_no_background(tmp_path: Path) -> None:
+    palette = tuple(255 - level for level in range(256) for _ in range(3))
+    path = save_palette(tmp_path / "m.png", two(0, 255), palette)
+    assert learn(path).values == (0, 255)
+
+
 # Numbered objects
 
 
@@ -457,6 +526,31 @@ def test_numbered_objects_are_one_foreground(tmp_path: Path) -> None:
         assert np.array_equal(labels.classes(mask), mask > 0)
     assert labels.classes(np.array([[0, 999]])).tolist() == [[0, 1]]  # ids not seen before
     assert labels.written(np.array([[0, 1]])).tolist() == [[0, 255]]
+
+
+def test_more_objects_than_are_remembered_are_all_counted(tmp_path: Path) -> None:
+    mask = np.zeros((150, 150), np.uint16)
+    ids = np.arange(1, 901).reshape(30, 30)
+    for y, x in np.ndindex(3, 3):
+        mask[y::5, x::5] = ids
+    fewer = np.where(mask > 300, 0, mask)
+    labels = learn(*(save(tmp_path / f"{i}.png", m) for i, m in enumerate([mask, fewer, mask])))
+    assert "instance ids up to 900" in labels.note
+    share = 9 * (2 * 900 + 300) / (3 * 150 * 150)
+    assert [row.share for row in labels.table] == pytest.approx([1 - share, share])
+
+
+def test_few_objects_with_numbers_are_objects(tmp_path: Path) -> None:
+    masks = [numbered(seed, 1 + seed % 6) for seed in range(12)]
+    labels = learn(*(save(tmp_path / f"{i}.png", mask) for i, mask in enumerate(masks)))
+    assert labels.others == "foreground"
+
+
+def test_fewer_objects_with_numbers_may_be_classes(tmp_path: Path) -> None:
+    masks = [numbered(seed, 1 + seed % 4) for seed in range(12)]
+    labels = learn(*(save(tmp_path / f"{i}.png", mask) for i, mask in enumerate(masks)))
+    assert len(labels.names) == 5
+    assert "numbers of objects and no classes, --foreground nonzero" in labels.note
 
 
 def test_many_classes_in_every_mask_are_no_objects(tmp_path: Path) -> None:

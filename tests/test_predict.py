@@ -318,6 +318,30 @@ def test_two_images_of_one_name_do_not_share_a_mask(model: Model, tmp_path: Path
     assert [p.path for p in listed.problems] == [str(second)]
 
 
+def test_no_output_takes_the_place_of_another(model: Model, tmp_path: Path) -> None:
+    for name in ("a", "a_overlay", "a_probability", "b"):
+        save(tmp_path / "i" / f"{name}.png", SAMPLE)
+    options = {"overlay": True, "probabilities": "png"}
+    outcome = predicted(model, tmp_path / "i", tmp_path / "out", **options)
+    assert [path.name for path in outcome.written] == ["a.png", "b.png"]
+    named = {Path(p.path).name: p.what for p in outcome.problems}
+    assert list(named) == ["a_overlay.png", "a_probability.png"]
+    assert all(str(tmp_path / "i" / "a.png") in what for what in named.values())
+    plain = predicted(model, tmp_path / "i", tmp_path / "plain")
+    assert not plain.problems  # these names are only taken where such files are asked for
+
+
+def test_a_picture_of_the_same_command_is_not_overwritten(model: Model, tmp_path: Path) -> None:
+    first = save(tmp_path / "one" / "a.png", SAMPLE)
+    second = save(tmp_path / "two" / "a.png", SAMPLE[::-1].copy())
+    before = digests(tmp_path / "two")
+    outcome = predicted(model, [first, second], tmp_path / "two", overwrite=True)
+    assert not outcome.written
+    assert {p.path for p in outcome.problems} == {str(first), str(second)}
+    assert str(second) in outcome.problems[0].what
+    assert digests(tmp_path / "two") == before
+
+
 def test_no_image_at_all_is_an_error(model: Model, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no image to predict") as caught:
         predicted(model, [tmp_path / "*.png", tmp_path / "x.png"], tmp_path / "out")

@@ -61,8 +61,7 @@ def evaluate(
         What is in results.json.
 
     Raises:
-        InputError: the classes of model and masks do not fit together, or every pixel of every
-            mask is ignored.
+        InputError: the classes of model and masks do not fit together.
     """
     return evaluate_parts(
         [(engine, dataset)], card, out, model=model, scored_on=scored_on, problems=problems
@@ -89,9 +88,7 @@ def evaluate_parts(
     dataset, began = parts[0][1], time.monotonic()
     require_labels(card)
     _require_same_classes(card.labels, dataset.labels)
-    scored, problems = _score_all(parts, card, out, list(problems), watch)
-    if not scored:
-        raise InputError("no image can be scored", problems)
+    scored = _score_all(parts, card, out, watch)
     results = {
         "contorno": __version__,
         "scored_on": scored_on,
@@ -120,20 +117,15 @@ def _score_all(
     parts: Sequence[tuple[Engine, Dataset]],
     card: ModelCard,
     out: Path,
-    problems: list[Problem],
     watch: Watch | None,
-) -> tuple[list[_Scored], list[Problem]]:
-    scored: list[_Scored] = []
+) -> list[_Scored]:
+    scored = []
     with bar("Evaluating", sum(len(dataset) for _, dataset in parts)) as advance:
         for engine, dataset in parts:
-            for index, pair in enumerate(dataset.pairs):
-                result = _score_pair(engine, card, dataset, index, out, watch)
-                if result is None:
-                    problems.append(_nothing_to_score(pair))
-                else:
-                    scored.append(result)
+            for index in range(len(dataset)):
+                scored.append(_score_pair(engine, card, dataset, index, out, watch))
                 advance()
-    return scored, problems
+    return scored
 
 
 @dataclass(frozen=True)
@@ -154,13 +146,10 @@ def _score_pair(
     index: int,
     out: Path,
     watch: Watch | None,
-) -> _Scored | None:
-    """Score one pair and write its masks; None where every pixel is ignored."""
+) -> _Scored:
+    """Score one pair and write its masks."""
     pair, labels = dataset.pairs[index], card.labels
     image, truth = dataset.read(index)
-    valid = dataset.labels.valid(truth)
-    if valid is not None and not valid.any():
-        return None
     raw = whole_image(engine, image)
     found = temper(raw, card)
     classes = draw(found, card)
@@ -271,16 +260,6 @@ def _require_same_classes(trained: Labels, found: Labels) -> None:
 def _words(labels: Labels) -> str:
     kind = "overlapping classes" if labels.multilabel else "classes"
     return f"{len(labels.names)} {kind}: {', '.join(labels.names)}"
-
-
-def _nothing_to_score(pair: Pair) -> Problem:
-    return Problem(
-        str(pair.mask),
-        "every pixel is ignored",
-        "some pixel of a class or of background",
-        "label it, or leave the pair out",
-        "ignored",
-    )
 
 
 def _threshold(card: ModelCard) -> float | list[float] | None:

@@ -7,9 +7,9 @@ appears whole or not at all; an output that this very model made before is skipp
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,7 @@ from scipy import ndimage
 
 from contorno.ahead import Behind, in_order
 from contorno.card import ModelCard
-from contorno.config import Preprocessing
-from contorno.data.facts import usable
+from contorno.data.facts import other_units, usable
 from contorno.data.labels import Labels, prediction_paths, write_prediction
 from contorno.data.names import picture_name
 from contorno.doubt import Doubt, as_text, doubt, from_text, write_list
@@ -42,8 +41,6 @@ from contorno.images import (
 from contorno.progress import bar
 
 Array = NDArray[Any]
-_BEYOND = 3.0  # times the training range: more means other units
-_WITHIN = 64  # so many times dimmer than any training picture: 0 to 1 instead of 0 to 255
 _COLOURS = ((255, 0, 200), (0, 200, 255), (255, 180, 0), (90, 220, 60), (150, 110, 255))
 _MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
 _DOUBT = "contorno-doubt"  # and of the one that says how far the mask can be trusted
@@ -85,26 +82,11 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         )
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         raise _unfit(name, "NaN or infinite values", "finite numbers", "replace them")
-    if card.preprocessing.range is not None and wanted != "uint8":
-        _require_range(image, card.preprocessing, name)
+    low, high = float(image.min()), float(image.max())
+    if problem := other_units(card.preprocessing, low, high, name):
+        raise ImageError(problem)
     raw = whole_image(engine, as_channels(image, card.network.in_channels, path=name))
     return temper(raw, card)
-
-
-def _require_range(image: Array, trained: Preprocessing, name: str) -> None:
-    """Refuse a picture in other units, such as 0 to 1 for a model of 0 to 65535."""
-    low, high = trained.range or (0.0, 0.0)
-    span = high - low
-    least, most = float(image.min()), float(image.max())
-    beyond = most > high + _BEYOND * span or least < low - _BEYOND * span
-    within = 0 <= least < most < trained.dimmest / _WITHIN
-    if span > 0 and (beyond or within):
-        raise _unfit(
-            name,
-            f"values from {least:g} to {most:g}",
-            f"about {low:g} to {high:g}, as the model was trained on",
-            "save the image in the units of the training images, or train a model on such images",
-        )
 
 
 def read_picture(card: ModelCard, files: Sequence[Path]) -> Array:
@@ -146,11 +128,12 @@ def predict_files(
         What was written, what was skipped as done before, and the problems.
     """
     outcome = Outcome()
-    names = _unique_names(images, card.preprocessing.channels, outcome.problems)
-    prepare = partial(
-        _prepare, card, out, fingerprint, probabilities=probabilities, overlay=overlay
+    outputs = partial(_outputs, card, out, probabilities=probabilities, overlay=overlay)
+    names = _unique_names(images, card.preprocessing.channels, outputs, outcome.problems)
+    tasks = (
+        partial(_prepare, card, fingerprint, files, outputs(name), overwrite=overwrite)
+        for files, name in names.items()
     )
-    tasks = (partial(prepare, *item, overwrite=overwrite) for item in names.items())
     ready = in_order(tasks, workers, waiting=workers + 1)
     with bar("Predicting", len(names)) as advance, Behind(workers, waiting=workers + 1) as write:
         for job in ready:
@@ -172,44 +155,68 @@ def predict_files(
 
 
 @dataclass(frozen=True)
+class _Outputs:
+    """The files that are to be made of one picture.
+
+    Args:
+        target: the mask, or where overlapping classes have folders, their common name.
+        masks: its files.
+        maps: files of probabilities, one for each output of the network.
+        overlay: file of the picture with outlines, or None.
+    """
+
+    target: Path
+    masks: list[Path]
+    maps: list[Path]
+    overlay: Path | None
+
+    @property
+    def all(self) -> list[Path]:
+        return [*self.masks, *self.maps, *([self.overlay] if self.overlay else [])]
+
+
+def _outputs(
+    card: ModelCard, out: Path, name: str, *, probabilities: str | None, overlay: bool
+) -> _Outputs:
+    target = out / f"{name}.png"
+    drawn = target.with_name(f"{target.stem}_overlay.png") if overlay else None
+    masks, maps = prediction_paths(target, card.labels), _map_paths(target, card, probabilities)
+    return _Outputs(target, masks, maps, drawn)
+
+
+@dataclass(frozen=True)
 class _Job:
     """A picture that is read, and the files that are to be made of it.
 
     Args:
         name: of the picture's file, for people.
-        target: the mask, or where overlapping classes have folders, their common name.
-        maps: files of probabilities, one for each output of the network.
-        overlay: file of the picture with outlines, or None.
+        files: to be made.
         text: what the files say of their making.
         image: (H, W, C), or None where everything was made before.
         doubt: of the mask that was made before, if it says so.
     """
 
     name: str
-    target: Path
-    maps: list[Path]
-    overlay: Path | None
+    files: _Outputs
     text: dict[str, str]
     image: Array | None
     doubt: Doubt | None = None
 
+    @property
+    def target(self) -> Path:
+        return self.files.target
+
 
 def _prepare(
     card: ModelCard,
-    out: Path,
     fingerprint: str,
     files: tuple[Path, ...],
-    name: str,
+    outputs: _Outputs,
     *,
-    probabilities: str | None,
-    overlay: bool,
     overwrite: bool,
 ) -> _Job | Problem:
     """Read a picture, unless all that is wanted of it is there, or say what is wrong."""
-    target = out / f"{name}.png"
-    maps = _map_paths(target, card, probabilities)
-    drawn = target.with_name(f"{target.stem}_overlay.png") if overlay else None
-    wanted = [*prediction_paths(target, card.labels), *maps, *([drawn] if drawn else [])]
+    wanted = outputs.all
     try:
         for path in files:
             _refuse_itself(path, wanted)
@@ -221,7 +228,7 @@ def _prepare(
     except ImageError as error:
         return error.problem
     before = png_text(wanted[0]).get(_DOUBT) if image is None else None
-    return _Job(str(files[0]), target, maps, drawn, {_MARK: mark}, image, from_text(before))
+    return _Job(str(files[0]), outputs, {_MARK: mark}, image, from_text(before))
 
 
 def _predict(engine: Engine, card: ModelCard, job: _Job, write: Behind, outcome: Outcome) -> None:
@@ -244,11 +251,11 @@ def _write(card: ModelCard, job: _Job, found: Array, doubts: dict[str, Doubt]) -
     classes = draw(found, card)
     seen = as_channels(usable(job.image), card.network.in_channels)
     row = doubt(seen, found, classes, card)
-    for path, one in zip(job.maps, found, strict=False):
+    for path, one in zip(job.files.maps, found, strict=False):
         write_probabilities(path, one, text=job.text)
-    if job.overlay is not None:
+    if job.files.overlay is not None:
         picture = draw_outline(job.image, classes, card.labels)
-        write_bytes(job.overlay, encode_png(picture, text=job.text))
+        write_bytes(job.files.overlay, encode_png(picture, text=job.text))
     text = job.text | {_DOUBT: as_text(row)}
     write_prediction(job.target, classes, card.labels, text=text)
     doubts[job.target.stem] = row
@@ -280,24 +287,41 @@ def _map_paths(target: Path, card: ModelCard, probabilities: str | None) -> list
 
 
 def _unique_names(
-    images: Sequence[tuple[Path, ...]], channels: Sequence[str], problems: list[Problem]
+    images: Sequence[tuple[Path, ...]],
+    channels: Sequence[str],
+    outputs: Callable[[str], _Outputs],
+    problems: list[Problem],
 ) -> dict[tuple[Path, ...], str]:
-    """Output stems; of two images with one stem, the second would overwrite the first's mask."""
-    taken: dict[str, tuple[Path, ...]] = {}
+    """Output stems; no file of one picture takes the place of another's, or of a picture."""
+    resolved = cache(Path.resolve)
+    folders = {resolved(file.parent) for file in outputs("name").all}
+    places = (resolved(path.parent) / path.name for files in images for path in files)
+    pictures = {place for place in places if place.parent in folders}
+    taken: dict[Path, Path] = {}
+    names = {}
     for files in images:
         name = picture_name(files, channels)
-        if name in taken:
-            problems.append(
-                Problem(
-                    str(files[0]),
-                    f"the same stem as {taken[name][0]}",
-                    "one mask name for each image",
-                    "predict the two into different folders",
-                )
-            )
+        wanted = outputs(name).all
+        own = {resolved(path.parent) / path.name for path in files}
+        replaced = {resolved(file.parent) / file.name for file in wanted} & pictures - own
+        if clash := next((file for file in wanted if file in taken), None):
+            problems.append(_one_place(files[0], clash, taken[clash]))
+        elif replaced:
+            problems.append(_one_place(files[0], min(replaced), min(replaced)))
         else:
-            taken[name] = files
-    return {files: name for name, files in taken.items()}
+            taken |= dict.fromkeys(wanted, files[0])
+            names[files] = name
+    return names
+
+
+def _one_place(image: Path, file: Path, other: Path) -> Problem:
+    what = f"would take the place of {other}" if file == other else f"is one for {other} as well"
+    return Problem(
+        str(image),
+        f"{file.name}, which is to be made of it, {what}",
+        "one name for each file",
+        "use another --out, or predict the two into different folders",
+    )
 
 
 def _refuse_itself(image: Path, wanted: list[Path]) -> None:

@@ -144,6 +144,7 @@ def _wanted(card: ModelCard | None) -> dict[str, Any]:
         "labels": card.labels,
         "channels": card.network.in_channels,
         "dtype": card.preprocessing.dtype,
+        "units": card.preprocessing,
     }
 
 

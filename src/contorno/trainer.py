@@ -259,8 +259,6 @@ class Trainer:
                 return None
             image, truth = self.validation.read(index)
             valid = labels.valid(truth)
-            if valid is not None and not valid.any():
-                continue  # nobody looked at this picture
             found = whole_image(self.engine, image)  # (K, H, W)
             classes = finish(found, self.card)
             layers = zip(labels.layers(truth), labels.layers(classes), strict=True)

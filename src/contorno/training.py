@@ -61,7 +61,7 @@ def read_material(data: DataConfig, workers: int) -> Material:
     chosen = _chosen(data.validation_files, pairs.names, problems)
     good = list(zip(pairs.pairs, pairs.facts, strict=True))
     findings, grouping = look_at_set(
-        good, pairs.labels, validation=chosen or (), pattern=data.group
+        good, pairs.labels, pages=data.pages, validation=chosen or (), pattern=data.group
     )
     say_doubts(findings)
     return Material(pairs, problems, chosen, grouping)

@@ -145,8 +145,7 @@ def _gather(items: Sequence[_Item], card: ModelCard, seed: int) -> list[Seen]:
             engine, dataset, place = items[index]
             image, truth = dataset.read(place)
             valid = dataset.labels.valid(truth)
-            if valid is None or valid.any():
-                seen.append(Seen(index, whole_image(engine, image), truth, valid))
+            seen.append(Seen(index, whole_image(engine, image), truth, valid))
             advance()
     return seen
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from contorno.config import Preprocessing
 from contorno.data.coding import MasksError, decide, overlap, retell, value_word
 from contorno.data.evidence import Evidence, MaskFacts, gather, labelled, numbers_classes
-from contorno.data.facts import Examined, Facts
+from contorno.data.facts import Examined, Facts, other_units
 from contorno.data.labels import IGNORE, Labels, Row, misread, value_as
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
@@ -78,12 +79,15 @@ def usable_pairs(
     *,
     channels: int | None = None,
     dtype: str | None = None,
+    units: Preprocessing | None = None,
     labels: Labels | None = None,
 ) -> Good:
-    """Keep the pairs of one image type, of channels that fit and of one kind of mask."""
+    """Keep the pairs of one image type and unit, of channels that fit and of one kind of mask."""
     if not good:
         return good
     good = _uniform(good, problems, channels, dtype)
+    if units is not None:
+        good = _in_units(good, problems, units)
     for layer in range(len(good[0][1].masks)) if good else ():
         part = labels.parts[layer] if labels and labels.multilabel else labels
         good = _one_kind(good, problems, layer, None if part is None else part.kind)
@@ -220,6 +224,17 @@ def _uniform(good: Good, problems: list[Problem], channels: int | None, dtype: s
     return kept
 
 
+def _in_units(good: Good, problems: list[Problem], trained: Preprocessing) -> Good:
+    kept = []
+    for pair, facts in good:
+        problem = other_units(trained, facts.low, facts.high, str(pair.image))
+        if problem is None:
+            kept.append((pair, facts))
+        else:
+            problems.append(problem)
+    return kept
+
+
 def _fits(pair: Pair, facts: Facts, channels: int) -> bool:
     """Whether `as_channels` takes the image without loss."""
     have = facts.shape[2]
@@ -343,7 +358,10 @@ def _indices(mask: MaskFacts) -> dict[tuple[int, ...], int]:
 
 
 def well_read(good: Good, problems: list[Problem], labels: Labels) -> Good:
-    """Keep the masks that are coded like the others, such as no 0/1 among 0/255."""
+    """Keep the masks that are coded like the others, such as no 0/1 among 0/255, and say something.
+
+    Nothing can be learnt from a mask of ignored pixels alone, and nothing scored by it.
+    """
     kept = []
     for pair, facts in good:
         wrong = [
@@ -351,12 +369,24 @@ def well_read(good: Good, problems: list[Problem], labels: Labels) -> Good:
             for part, mask, path in zip(
                 labels.parts or (labels,), facts.masks, pair.masks, strict=True
             )
-            if (wrong := _coded_otherwise(part, mask, str(path)))
+            if (wrong := _ignored(part, mask, str(path)) or _coded_otherwise(part, mask, str(path)))
         ]
         problems += wrong
         if not wrong:
             kept.append((pair, facts))
     return kept
+
+
+def _ignored(labels: Labels, mask: MaskFacts, path: str) -> Problem | None:
+    if not mask.counts.keys() <= set(labels.ignored):
+        return None
+    return Problem(
+        path,
+        "every pixel is ignored",
+        "some pixel of a class or of background",
+        "label it, or leave the pair out",
+        "all-ignored",
+    )
 
 
 def _coded_otherwise(labels: Labels, mask: MaskFacts, path: str) -> Problem | None:

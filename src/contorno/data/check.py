@@ -100,7 +100,9 @@ def check(
         words, _, fix = str(error).partition(". ")
         done.findings.append(Problem(place, words, "labels", fix or words, error.kind))
     done.good = good
-    findings, done.grouping = look_at_set(good, done.labels, validation=validation, pattern=pattern)
+    findings, done.grouping = look_at_set(
+        good, done.labels, pages=reading.pages, validation=validation, pattern=pattern
+    )
     done.findings += findings
     return done
 
@@ -109,6 +111,7 @@ def look_at_set(
     good: Good,
     labels: Labels | None,
     *,
+    pages: bool,
     validation: Collection[str] = (),
     pattern: str | None = None,
 ) -> tuple[list[Problem], Grouping | None]:
@@ -122,7 +125,7 @@ def look_at_set(
     grouping = by_pattern(names, pattern) if pattern else guess(names)
     if grouping is not None:
         findings.append(groups_found(good, grouping, asked=pattern is not None))
-    equal, alike = find_copies(good)
+    equal, alike = find_copies(good, pages=pages)
     findings += copy_findings(good, equal, alike, validation)
     if grouping is not None and validation:
         findings += group_leaks(good, grouping, validation)

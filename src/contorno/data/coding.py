@@ -184,7 +184,8 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
             drawn_values(seen, kind)
         )  # soft edges and noise go to the nearest of these
         lookup = {value: int(value in front) for value in drawn | front | {ground_value}}
-    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}) + ASKED
+    rest = foreground == "nonzero"
+    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}, rest=rest) + ASKED
     return Labels(
         values=(ground_value, front_value),
         lookup=tuple(sorted((lookup | dict.fromkeys(ignored, IGNORE)).items())),
@@ -246,8 +247,8 @@ def _instances(seen: Evidence, ignored: set[int]) -> Labels:
         lookup=tuple(sorted(({ground: 0} | dict.fromkeys(ignored, IGNORE)).items())),
         others="foreground",
         note=f"numbered objects (instance ids up to {max(front)}): every number is foreground "
-        f"({_percent(seen.share(front))} of the pixels) and is written as {value}, {ground} is "
-        "background; if they are classes, --classes",
+        f"({_percent(seen.share(front, rest=True))} of the pixels) and is written as {value}, "
+        f"{ground} is background; if they are classes, --classes",
     )
 
 
@@ -306,11 +307,13 @@ def _note(
     names: Sequence[str],
     kind: str,
     fronts: Mapping[int, Collection[int]] | None = None,
+    *,
+    rest: bool = False,
 ) -> str:
-    """Which value is which class, with its share."""
+    """Which value is which class, with its share; `rest`: values that were not kept, too."""
     words = [f"{value_word(values[0], kind)} is {names[0]}"]
     for index, (value, name) in enumerate(zip(values[1:], names[1:], strict=True), 1):
-        share = seen.share((fronts or {}).get(index, (value,)))
+        share = seen.share((fronts or {}).get(index, (value,)), rest=rest)
         words.append(f"{value_word(value, kind)} is {name} ({_percent(share)} of the pixels)")
     return ", ".join([*words[1:], words[0]] if len(words) == 2 else words)
 
@@ -319,9 +322,9 @@ def _table(seen: Evidence, labels: Labels, kind: str) -> tuple[Row, ...]:
     """A line for each value of the lookup, and one for the rest."""
     known = dict(labels.lookup)
 
-    def row(word: str, name: str, values: Collection[int]) -> Row:
+    def row(word: str, name: str, values: Collection[int], *, rest: bool = False) -> Row:
         images = max((seen.images.get(v, 0) for v in values), default=0)
-        return Row(value=word, name=name, share=seen.share(values), images=images)
+        return Row(value=word, name=name, share=seen.share(values, rest=rest), images=images)
 
     order = sorted(known, key=lambda v: (known[v], v))
     rows = [
@@ -331,9 +334,10 @@ def _table(seen: Evidence, labels: Labels, kind: str) -> tuple[Row, ...]:
     others = [v for v in seen.counts if v not in known]
     if others:
         if labels.others == "foreground":
-            rows.append(row("every other value", labels.names[1], others))
+            rows.append(row("every other value", labels.names[1], others, rest=True))
         else:
-            rows.append(row(f"{len(others)} other values", "the nearest of these", others))
+            word = f"{len(others)} other values"
+            rows.append(row(word, "the nearest of these", others, rest=True))
     return tuple(rows)
 
 

@@ -20,26 +20,31 @@ from contorno.images import ImageError, read_channels, read_raw_mask
 Copy = tuple[int, int, str]  # two pairs, and how the second is a copy of the first
 
 
-def find_copies(good: Good) -> tuple[list[Copy], list[Copy]]:
-    """Pictures that are the same to the bit, and those that are nearly."""
+def find_copies(good: Good, *, pages: bool) -> tuple[list[Copy], list[Copy]]:
+    """Pictures that are the same to the bit, and those that are nearly.
+
+    Args:
+        good: all pairs.
+        pages: whether the pages of a TIFF are channels.
+    """
     equal: list[Copy] = []
-    for indices in same([facts.check[0] for _, facts in good]):
-        first = indices[0]
-        equal += [(first, i, "the same picture") for i in indices[1:] if _same(good, first, i)]
+    for first, *others in same([facts.check[0] for _, facts in good]):
+        copies = [i for i in others if _same(good[first][0], good[i][0], pages)]
+        equal += [(first, i, "the same picture") for i in copies]
     twins = {j for _, j, _ in equal}  # their copies are told of once
     flat = {i for i, (_, facts) in enumerate(good) if facts.low == facts.high}
-    others = [i for i in range(len(good)) if i not in twins | flat]
+    rest = [i for i in range(len(good)) if i not in twins | flat]
     alike: list[Copy] = []
-    if others:
-        found = near(np.stack([good[i][1].thumbnail for i in others]))
-        alike = [(others[i], others[j], how) for i, j, how in found]
+    if rest:
+        found = near(np.stack([good[i][1].thumbnail for i in rest]))
+        alike = [(rest[i], rest[j], how) for i, j, how in found]
     return [(i, j, how) for i, j, how in equal if i not in flat], alike
 
 
-def _same(good: Good, first: int, second: int) -> bool:
+def _same(first: Pair, second: Pair, pages: bool) -> bool:
     """Decoded anew: checksums may agree by chance."""
     try:
-        one, two = (read_channels(good[i][0].images).array for i in (first, second))
+        one, two = (read_channels(pair.images, pages=pages).array for pair in (first, second))
     except ImageError:
         return False
     return np.array_equal(one, two)
@@ -50,7 +55,7 @@ def copy_findings(
 ) -> Iterator[Problem]:
     """Each copy, and whether it leaks across the split or has another mask."""
     for i, j, how in [*equal, *alike]:
-        (one, facts), (two, other) = good[i], good[j]
+        one, two = good[i][0], good[j][0]
         exact = how == "the same picture"
         if (one.name in validation) != (two.name in validation):
             yield Problem(
@@ -61,7 +66,7 @@ def copy_findings(
                 "leak",
                 "warning",
             )
-        differ = exact and facts.check[1] != other.check[1] and not _same_masks(one, two)
+        differ = exact and not _same_masks(one, two)
         if differ:
             yield Problem(
                 str(two.image),

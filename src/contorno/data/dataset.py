@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from contorno.config import Preprocessing
 from contorno.data.agreement import (
     Good,
     Reading,
@@ -160,6 +161,7 @@ def load(
     fixed: bool = False,
     channels: int | None = None,
     dtype: str | None = None,
+    units: Preprocessing | None = None,
     cache_limit: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[Dataset, list[Problem]]:
@@ -172,6 +174,7 @@ def load(
         labels: an earlier decision (a trained model's), kept if these masks are coded like it.
         fixed: whether it is kept in any case.
         channels, dtype: what a trained model needs; the commonest of the images when None.
+        units: the preprocessing of a trained model, which tells the range of values it knows.
         cache_limit: bytes of decoded data to keep; the rest is decoded again when needed.
         advance: called after each pair.
 
@@ -206,7 +209,7 @@ def load(
     upright = reading.upright
     if upright is None:
         good, upright = turned_alike(good, partial(look, upright=True), keep)
-    good = usable_pairs(good, problems, channels=channels, dtype=dtype, labels=labels)
+    good = usable_pairs(good, problems, channels=channels, dtype=dtype, units=units, labels=labels)
     if not good:
         raise InputError("no usable pair of image and mask", problems)
     if not fixed or labels is None:

@@ -46,13 +46,15 @@ class MaskFacts:
     """What one mask tells.
 
     Args:
-        counts: pixels of each value.
+        counts: pixels of each value, of the commonest `_KEPT` and the largest.
+        rest: pixels of all others.
         solid, between: how many of them are solid, or between; empty for masks of two values.
         numbered: whether its values look like numbers of objects: several, each in one piece.
         kind, palette, coloured, unit: as `RawMask`, or as it is read beside the others of its set.
     """
 
     counts: Counts
+    rest: int
     solid: Counts
     between: Counts
     numbered: bool
@@ -74,14 +76,19 @@ def look_at(mask: RawMask) -> MaskFacts:
             numbered = _numbered(mask.values, counts)
     if len(counts) > _KEPT:
         kept = {*sorted(counts, key=lambda v: -counts[v])[:_KEPT], max(counts)}
-        rest = sum(counts.values())
         counts, solid, between = (
             {v: n for v, n in one.items() if v in kept} for one in (counts, solid, between)
         )
-        if numbered:  # every number is foreground: the last stands for those that are not kept
-            counts[max(counts)] += rest - sum(counts.values())
     return MaskFacts(
-        counts, solid, between, numbered, mask.kind, mask.palette, mask.coloured, mask.unit
+        counts,
+        mask.values.size - sum(counts.values()),
+        solid,
+        between,
+        numbered,
+        mask.kind,
+        mask.palette,
+        mask.coloured,
+        mask.unit,
     )
 
 
@@ -130,6 +137,7 @@ class Evidence:
     """What all masks tell together."""
 
     counts: Counts = field(default_factory=dict)
+    rest: int = 0
     solid: Counts = field(default_factory=dict)
     between: Counts = field(default_factory=dict)
     images: Counts = field(default_factory=dict)
@@ -153,17 +161,24 @@ class Evidence:
                     total[value] = total.get(value, 0) + number
         if len(facts.counts) <= MOST_CLASSES:
             self.sets[frozenset(facts.counts)] += 1
+        self.rest += facts.rest
         self.numbered += facts.numbered
         self.several += len(facts.counts) > 2
         self.masks += 1
 
     @property
-    def pixels(self) -> int:
-        return sum(self.counts.values())
+    def mostly_numbered(self) -> bool:
+        """Whether values look like numbers of objects in half of the masks that can tell."""
+        return 2 * self.numbered >= self.several > 0
 
-    def share(self, values: Collection[int]) -> float:
-        """Share of all pixels that have one of these values."""
-        return sum(self.counts.get(v, 0) for v in values) / self.pixels
+    @property
+    def pixels(self) -> int:
+        return sum(self.counts.values()) + self.rest
+
+    def share(self, values: Collection[int], *, rest: bool = False) -> float:
+        """Share of all pixels that have one of these values, or one that was not kept."""
+        known = sum(self.counts.get(v, 0) for v in values)
+        return (known + rest * self.rest) / self.pixels
 
 
 def gather(masks: Sequence[MaskFacts]) -> Evidence:
@@ -221,7 +236,7 @@ def _is_haze(value: int, drawn: Sequence[int], seen: Evidence, reach: float, kin
         return False
     for peak in drawn:
         away = float(distance(np.array(value), np.array(peak), kind))
-        if away <= _ROUND and len(seen.counts) > _MANY:
+        if away <= _ROUND and len(seen.counts) > _MANY and not seen.mostly_numbered:
             return True
         if away > reach or 4 * seen.counts[value] > seen.counts[peak]:
             continue
@@ -265,7 +280,7 @@ def photographed(seen: Evidence, drawn: Sequence[int], kind: str) -> bool:
 
 def are_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
     """Whether values are numbers of objects: each in one piece, in numbers that vary."""
-    if 2 * seen.numbered < seen.several or len(drawn) < 6:
+    if not seen.mostly_numbered or len(drawn) < 6:
         return False
     ids = sum(seen.images[value] == 1 for value in drawn)  # numbers that no other mask has
     return (
@@ -278,7 +293,7 @@ def are_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
 
 def may_be_objects(seen: Evidence, drawn: Sequence[int]) -> bool:
     """Whether so few values that they may be classes could be numbers of objects as well."""
-    return len(drawn) > 3 and 2 * seen.numbered >= seen.several > 2 and _counted(seen)
+    return len(drawn) > 3 and seen.mostly_numbered and _counted(seen)
 
 
 def _counted(seen: Evidence) -> bool:
