@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 
 import contorno
 from contorno.cli import main
-from contorno.engines import picture, select
+from contorno.engines import artifacts, picture, select
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.int8 import quantised
 from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, write_bench
@@ -87,6 +88,33 @@ def test_auto_takes_what_bench_found_on_this_machine_alone(
     assert choose_engine(elsewhere)[0] == "openvino"
     without(monkeypatch, "onnxruntime")  # removed since
     assert choose_engine(here)[0] == "openvino"
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+def test_auto_forgets_bench_when_contorno_changes(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What engines made carries contorno's version: the 8-bit graph is not found any more."""
+    here = source(run)
+    without(monkeypatch)
+    write_bench(here, {"fastest": "onnxruntime"})
+    for module in (select, artifacts):
+        monkeypatch.setattr(module, "__version__", "99")
+    assert read_bench(here) is None
+    assert choose_engine(here)[0] == "openvino"
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+def test_auto_takes_8_bits_only_where_their_graph_is(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = source(run)
+    without(monkeypatch)
+    write_bench(here, {"fastest": "openvino-int8"})
+    assert choose_engine(here)[0] == "openvino"
+    graph = here.artifacts.made(select._int8_name(), lambda folder: (folder / "model.xml").touch())
+    assert choose_engine(here)[0] == "openvino-int8"
+    shutil.rmtree(graph)
     (here.artifacts.folder / "bench.json").unlink()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from contorno import __version__
 from contorno.card import ModelCard
 from contorno.engines import Engine
 from contorno.engines.artifacts import Artifacts
@@ -105,13 +106,18 @@ def choose_engine(source: Source) -> tuple[str, str]:
     if source.hardware.accelerator != "cpu":
         return "pytorch", "PyTorch is what runs on this device"
     measured = read_bench(source)
-    if measured is not None and not missing_for(measured["fastest"]):
+    if measured is not None and _ready(measured["fastest"], source):
         return measured["fastest"], "the fastest here by contorno bench"
     if not missing_for("openvino"):
         return "openvino", "OpenVINO is installed, and the fastest on the CPUs measured"
     if not source.hardware.bf16 and not missing_for("onnxruntime"):
         return "onnxruntime", "faster than PyTorch in float32 on the CPUs measured"
     return "pytorch", "pip install 'contorno[openvino]' gives a faster one"
+
+
+def _ready(name: str, source: Source) -> bool:
+    """Whether this engine would run now: 8 bits only where `quantise` left their graph."""
+    return not missing_for(name) and (name != "openvino-int8" or _int8(source).exists())
 
 
 def missing_for(name: str) -> tuple[str, str] | None:
@@ -178,7 +184,8 @@ def write_bench(source: Source, record: dict[str, Any]) -> None:
 def _machine(source: Source) -> list[str]:
     """What a measurement depends on beside the model: hardware, number format, versions."""
     packages = ("torch", "openvino", "onnxruntime")
-    return [source.hardware.reason, *(f"{name} {_version(name)}" for name in packages)]
+    versions = [f"{name} {_version(name)}" for name in packages]
+    return [source.hardware.reason, f"contorno {__version__}", *versions]
 
 
 def _portable(source: Source, **form: bool) -> Any:
