@@ -332,7 +332,8 @@ def predict(
     Args:
         model: model file, run folder, foreign checkpoint, or a loaded `Model`.
         inputs: files, folders and globs.
-        out: folder to write to; masks that this model made there before are skipped.
+        out: folder to write to; masks that this model made there before, with whatever engine, are
+            skipped.
         probabilities: "png" or "tif" to write probabilities too.
         overlay: draw the outlines on the pictures too.
         files: list of stems to restrict the inputs to.
@@ -358,7 +359,7 @@ def predict(
         raise InputError("no image to predict", problems)
     runs = _engine(loaded, tta)
     say(f"Computing with: {runs.name}")
-    mark = f"{loaded.sha256} {runs.precision}" + (" averaged" if runs is not loaded.engine else "")
+    mark = loaded.sha256 + (" averaged" if runs is not loaded.engine else "")
     outcome = predict_files(
         runs,
         loaded.card,
