@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,27 @@ def test_auto_takes_8_bits_only_where_their_graph_is(
     graph = here.artifacts.made(select._int8_name(), lambda folder: (folder / "model.xml").touch())
     assert choose_engine(here)[0] == "openvino-int8"
     shutil.rmtree(graph)
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("precision", "fastest", "taken"),
+    [
+        ("32-true", "openvino-int8", "openvino"),
+        ("32-true", "onnxruntime", "onnxruntime"),
+        ("bf16-mixed", "onnxruntime", "openvino"),
+        ("bf16-mixed", "pytorch", "pytorch"),
+    ],
+)
+def test_auto_takes_no_other_number_format_than_was_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, precision: str, fastest: str, taken: str
+) -> None:
+    without(monkeypatch)
+    monkeypatch.setattr(select, "_int8", lambda source: source.artifacts.model)  # it is there
+    for asked, expected in ((False, fastest), (True, taken)):
+        here = source(run, Hardware("cpu", precision, "CPU", asked=asked))
+        write_bench(here, {"fastest": fastest})
+        assert choose_engine(here)[0] == expected
     (here.artifacts.folder / "bench.json").unlink()
 
 
@@ -361,6 +383,8 @@ def test_eight_bits_that_lose_too_much_are_not_chosen() -> None:
         return {"engine": engine, "ms": ms, "dice": dice, "agreement": agreement}
 
     exact = [row("pytorch", 9, 0.9), row("openvino", 5, 0.9)]
-    assert _fastest([*exact, row("openvino-int8", 2, 0.8985)]) == "openvino-int8"
-    assert _fastest([*exact, row("openvino-int8", 2, 0.8975)]) == "openvino"
-    assert _fastest([row("pytorch", 9, None), row("openvino", 5, None, 0.99)]) == "pytorch"
+    assert _fastest([*exact, row("openvino-int8", 2, 0.8985)], FLOAT) == "openvino-int8"
+    assert _fastest([*exact, row("openvino-int8", 2, 0.8975)], FLOAT) == "openvino"
+    assert _fastest([row("pytorch", 9, None), row("openvino", 5, None, 0.99)], FLOAT) == "pytorch"
+    asked = replace(FLOAT, asked=True)
+    assert _fastest([*exact, row("openvino-int8", 2, 0.9)], asked) == "openvino"

@@ -33,6 +33,7 @@ _PACKAGES = {  # what an engine needs, and the extra that installs it
     "openvino-int8": (("openvino", "nncf"), "openvino"),
     "onnxruntime": (("onnx", "onnxruntime"), "export"),
 }
+_FORMATS = {"openvino-int8": "int8", "onnxruntime": "32-true"}  # the others compute in either
 _BENCH = "bench.json"
 
 
@@ -115,9 +116,15 @@ def choose_engine(source: Source) -> tuple[str, str]:
     return "pytorch", "pip install 'contorno[openvino]' gives a faster one"
 
 
+def fits(name: str, hardware: Hardware) -> bool:
+    """Whether this engine computes in the number format that was asked for, if one was."""
+    return not hardware.asked or _FORMATS.get(name, hardware.precision) == hardware.precision
+
+
 def _ready(name: str, source: Source) -> bool:
     """Whether this engine would run now: 8 bits only where `quantise` left their graph."""
-    return not missing_for(name) and (name != "openvino-int8" or _int8(source).exists())
+    there = name != "openvino-int8" or _int8(source).exists()
+    return there and fits(name, source.hardware) and not missing_for(name)
 
 
 def missing_for(name: str) -> tuple[str, str] | None:
