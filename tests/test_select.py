@@ -222,6 +222,27 @@ def test_where_the_model_cannot_be_written_beside(
         _ = made_of(tmp_path).folder
 
 
+def test_auto_without_a_place_for_files(
+    run: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((run / "model.safetensors").read_bytes())
+    for name in ("model.engines", "cache"):
+        (tmp_path / name).write_text("a file stands where the folder would")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = contorno.load(file, device="cpu")
+    name, why = choose_engine(here.source)
+    assert name == "pytorch"
+    assert "keeps no files" in why
+    assert "cannot be written" in why
+    assert here.engine.name.startswith("PyTorch")
+    assert contorno.predict(file, discs / "images", out=tmp_path / "out", device="cpu").written
+    if not select.missing_for("openvino"):
+        asked = contorno.load(file, device="cpu", engine="openvino")
+        with pytest.raises(StorageError, match="cannot be written"):
+            asked.predict(discs / "images" / "p0.png")
+
+
 # The same masks by every engine
 
 

@@ -19,7 +19,7 @@ from contorno.card import ModelCard
 from contorno.engines import Engine
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.picture import graph_type, least
-from contorno.errors import ConfigError
+from contorno.errors import ConfigError, StorageError
 from contorno.files import write_text
 from contorno.hardware import Hardware
 
@@ -106,6 +106,10 @@ def choose_engine(source: Source) -> tuple[str, str]:
     """The name of the engine that "auto" means here, and why."""
     if source.hardware.accelerator != "cpu":
         return "pytorch", "PyTorch is what runs on this device"
+    try:
+        _ = source.artifacts.folder
+    except StorageError as error:
+        return "pytorch", f"the only one that keeps no files, and {error}"
     measured = read_bench(source)
     if measured is not None and _ready(measured["fastest"], source):
         return measured["fastest"], "the fastest here by contorno bench"
