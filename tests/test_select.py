@@ -209,6 +209,16 @@ def test_artefacts_of_a_replaced_model_go(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_a_checkpoint_of_the_same_stem_keeps_its_own(tmp_path: Path) -> None:
+    model = made_of(tmp_path).made("engine", lambda _: None)
+    foreign = Artifacts(tmp_path / "model.pth", "b" * 64).made("engine", lambda _: None)
+    assert model.exists()
+    assert foreign.parent == tmp_path / "model.pth.engines" / ("b" * 16)
+    newer = Artifacts(tmp_path / "model.pth", "c" * 64).made("engine", lambda _: None)
+    assert newer.exists()
+    assert not foreign.exists()
+
+
 def test_where_the_model_cannot_be_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
