@@ -294,6 +294,22 @@ def test_evaluation_says_when_images_were_trained_on(
     assert "none is a file that the model was trained on" in results["scored_on"]
 
 
+@pytest.mark.parametrize("option", [{"engine": "banana"}, {"device": "cpu"}, {"precision": "32"}])
+def test_a_loaded_model_takes_no_options_of_loading(
+    run: Path, data: Path, tmp_path: Path, option: dict[str, str]
+) -> None:
+    model = contorno.load(run, device="cpu")
+    (name,) = option
+    with pytest.raises(ConfigError, match=rf"{name}='.*loaded already.* contorno\.load"):
+        contorno.predict(model, data / "images", out=tmp_path / "out", **option)
+    with pytest.raises(ConfigError, match="loaded already"):
+        contorno.evaluate(model, data / "images", data / "masks", out=tmp_path / "out", **option)
+    if name != "engine":
+        with pytest.raises(ConfigError, match="loaded already"):
+            contorno.bench(model, **option)
+    assert not (tmp_path / "out").exists()
+
+
 def test_resume_takes_no_other_options(run: Path, data: Path) -> None:
     with pytest.raises(ConfigError, match=r"leave out images, epochs"):
         contorno.train(data / "images", resume=run, epochs=3)

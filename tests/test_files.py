@@ -39,6 +39,44 @@ def test_a_file_is_written_whole_and_replaced_whole(tmp_path: Path) -> None:
     assert names(path.parent) == ["x.bin"]
 
 
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("there", "not yet"):
+        (tmp_path / name).symlink_to(Path("deep") / name)
+    write_bytes(tmp_path / "deep" / "there", b"old")
+    for name in ("there", "not yet"):
+        write_bytes(tmp_path / name, b"new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "deep" / name).read_bytes() == b"new"
+    assert names(tmp_path) == ["deep", "not yet", "there"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_what_is_no_regular_file_is_written_into(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_bytes(fifo, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert fifo.is_fifo()
+    assert names(tmp_path) == ["fifo"]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd here")
+def test_an_open_pipe_by_its_name() -> None:
+    """As /dev/stdout often is: a link to a name that no folder holds."""
+    reader, writer = os.pipe()
+    try:
+        write_bytes(Path(f"/dev/fd/{writer}"), b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_permissions_are_those_of_any_new_file(mask: int, tmp_path: Path) -> None:
     before = os.umask(mask)

@@ -213,6 +213,18 @@ def test_a_second_run_skips_what_is_done(model: Model, photos: Path, tmp_path: P
     assert len(predicted(model, photos, tmp_path, **extras).skipped) == 4
 
 
+def test_masks_are_done_whatever_number_format_drew_them(
+    model: Model, photos: Path, tmp_path: Path
+) -> None:
+    predicted(model, photos / "a.png", tmp_path, probabilities="tif")
+    coarse = load(model.path, device="cpu", precision="bf16", engine="pytorch")
+    assert coarse.engine.precision != model.engine.precision
+    outcome = predicted(coarse, photos, tmp_path, probabilities="tif")
+    assert [p.name for p in outcome.skipped] == ["a.png"]
+    assert len(outcome.written) == 3
+    assert not outcome.problems
+
+
 def test_a_mask_that_was_cut_short_is_not_taken_for_done(
     model: Model, photos: Path, tmp_path: Path
 ) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from PIL import Image
 
 import contorno
 from contorno.cli import main
-from contorno.engines import picture, select
+from contorno.engines import artifacts, picture, select
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.int8 import quantised
 from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, write_bench
@@ -87,6 +89,54 @@ def test_auto_takes_what_bench_found_on_this_machine_alone(
     assert choose_engine(elsewhere)[0] == "openvino"
     without(monkeypatch, "onnxruntime")  # removed since
     assert choose_engine(here)[0] == "openvino"
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+def test_auto_forgets_bench_when_contorno_changes(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What engines made carries contorno's version: the 8-bit graph is not found any more."""
+    here = source(run)
+    without(monkeypatch)
+    write_bench(here, {"fastest": "onnxruntime"})
+    for module in (select, artifacts):
+        monkeypatch.setattr(module, "__version__", "99")
+    assert read_bench(here) is None
+    assert choose_engine(here)[0] == "openvino"
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+def test_auto_takes_8_bits_only_where_their_graph_is(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = source(run)
+    without(monkeypatch)
+    write_bench(here, {"fastest": "openvino-int8"})
+    assert choose_engine(here)[0] == "openvino"
+    graph = here.artifacts.made(select._int8_name(), lambda folder: (folder / "model.xml").touch())
+    assert choose_engine(here)[0] == "openvino-int8"
+    shutil.rmtree(graph)
+    (here.artifacts.folder / "bench.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("precision", "fastest", "taken"),
+    [
+        ("32-true", "openvino-int8", "openvino"),
+        ("32-true", "onnxruntime", "onnxruntime"),
+        ("bf16-mixed", "onnxruntime", "openvino"),
+        ("bf16-mixed", "pytorch", "pytorch"),
+    ],
+)
+def test_auto_takes_no_other_number_format_than_was_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, precision: str, fastest: str, taken: str
+) -> None:
+    without(monkeypatch)
+    monkeypatch.setattr(select, "_int8", lambda source: source.artifacts.model)  # it is there
+    for asked, expected in ((False, fastest), (True, taken)):
+        here = source(run, Hardware("cpu", precision, "CPU", asked=asked))
+        write_bench(here, {"fastest": fastest})
+        assert choose_engine(here)[0] == expected
     (here.artifacts.folder / "bench.json").unlink()
 
 
@@ -159,6 +209,16 @@ def test_artefacts_of_a_replaced_model_go(tmp_path: Path) -> None:
     assert not old.exists()
 
 
+def test_a_checkpoint_of_the_same_stem_keeps_its_own(tmp_path: Path) -> None:
+    model = made_of(tmp_path).made("engine", lambda _: None)
+    foreign = Artifacts(tmp_path / "model.pth", "b" * 64).made("engine", lambda _: None)
+    assert model.exists()
+    assert foreign.parent == tmp_path / "model.pth.engines" / ("b" * 16)
+    newer = Artifacts(tmp_path / "model.pth", "c" * 64).made("engine", lambda _: None)
+    assert newer.exists()
+    assert not foreign.exists()
+
+
 def test_where_the_model_cannot_be_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +230,27 @@ def test_where_the_model_cannot_be_written_beside(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache2"))
     with pytest.raises(StorageError, match="cannot be written"):
         _ = made_of(tmp_path).folder
+
+
+def test_auto_without_a_place_for_files(
+    run: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((run / "model.safetensors").read_bytes())
+    for name in ("model.engines", "cache"):
+        (tmp_path / name).write_text("a file stands where the folder would")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    here = contorno.load(file, device="cpu")
+    name, why = choose_engine(here.source)
+    assert name == "pytorch"
+    assert "keeps no files" in why
+    assert "cannot be written" in why
+    assert here.engine.name.startswith("PyTorch")
+    assert contorno.predict(file, discs / "images", out=tmp_path / "out", device="cpu").written
+    if not select.missing_for("openvino"):
+        asked = contorno.load(file, device="cpu", engine="openvino")
+        with pytest.raises(StorageError, match="cannot be written"):
+            asked.predict(discs / "images" / "p0.png")
 
 
 # The same masks by every engine
@@ -333,6 +414,8 @@ def test_eight_bits_that_lose_too_much_are_not_chosen() -> None:
         return {"engine": engine, "ms": ms, "dice": dice, "agreement": agreement}
 
     exact = [row("pytorch", 9, 0.9), row("openvino", 5, 0.9)]
-    assert _fastest([*exact, row("openvino-int8", 2, 0.8985)]) == "openvino-int8"
-    assert _fastest([*exact, row("openvino-int8", 2, 0.8975)]) == "openvino"
-    assert _fastest([row("pytorch", 9, None), row("openvino", 5, None, 0.99)]) == "pytorch"
+    assert _fastest([*exact, row("openvino-int8", 2, 0.8985)], FLOAT) == "openvino-int8"
+    assert _fastest([*exact, row("openvino-int8", 2, 0.8975)], FLOAT) == "openvino"
+    assert _fastest([row("pytorch", 9, None), row("openvino", 5, None, 0.99)], FLOAT) == "pytorch"
+    asked = replace(FLOAT, asked=True)
+    assert _fastest([*exact, row("openvino-int8", 2, 0.9)], asked) == "openvino"

@@ -197,8 +197,8 @@ def evaluate(
             these masks are coded otherwise than those of the training.
         out: folder to make; `evaluation` with a free name in the run folder (or here) when None.
         tta: average the probabilities over mirrored and turned pictures; 4 to 8 times the work.
-        engine: see `load`.
-        device, precision, workers: as in `train`.
+        engine, device, precision: see `load`; of a loaded model they are given there.
+        workers: as in `train`.
 
     Returns:
         What is in results.json.
@@ -332,13 +332,14 @@ def predict(
     Args:
         model: model file, run folder, foreign checkpoint, or a loaded `Model`.
         inputs: files, folders and globs.
-        out: folder to write to; masks that this model made there before are skipped.
+        out: folder to write to; masks that this model made there before, with whatever engine, are
+            skipped.
         probabilities: "png" or "tif" to write probabilities too.
         overlay: draw the outlines on the pictures too.
         files: list of stems to restrict the inputs to.
         overwrite: replace files that this model did not make.
         tta: as in `evaluate`.
-        engine, device, precision: see `load`.
+        engine, device, precision: as in `evaluate`.
 
     Raises:
         InputError: no image at all among the inputs.
@@ -358,7 +359,7 @@ def predict(
         raise InputError("no image to predict", problems)
     runs = _engine(loaded, tta)
     say(f"Computing with: {runs.name}")
-    mark = f"{loaded.sha256} {runs.precision}" + (" averaged" if runs is not loaded.engine else "")
+    mark = loaded.sha256 + (" averaged" if runs is not loaded.engine else "")
     outcome = predict_files(
         runs,
         loaded.card,
@@ -401,14 +402,14 @@ def bench(
         images, masks, files: as in `evaluate`.
         size: edge of the picture that is timed, where there is none.
         rounds: that the engines are timed in.
-        device, precision: see `load`.
+        device, precision: as in `evaluate`.
 
     Returns:
         See `bench.bench`.
     """
     from contorno.bench import bench as measure
 
-    loaded = _loaded(model, device, precision, "pytorch")
+    loaded = _loaded(model, device, precision)
     data = None
     if images is not None:
         data = _data(
@@ -464,10 +465,17 @@ def demo(
     return results | {"otsu_dice": float(np.mean(otsu))}
 
 
-def _loaded(model: PathLike | Model, device: str, precision: str, engine: str) -> Model:
-    if isinstance(model, Model):
-        return model
-    return load(model, device=device, precision=precision, engine=engine)
+def _loaded(model: PathLike | Model, device: str, precision: str, engine: str = "auto") -> Model:
+    """The model; one that is loaded has its engine, and options for another would be ignored."""
+    options = {"device": device, "precision": precision, "engine": engine}
+    if not isinstance(model, Model):
+        return load(model, **options)
+    if given := [f"{name}={value!r}" for name, value in options.items() if value != "auto"]:
+        raise ConfigError(
+            f"{', '.join(given)}: the model is loaded already, and runs as it was loaded; expected "
+            "these options with a path alone. Give them to contorno.load"
+        )
+    return model
 
 
 def _data(

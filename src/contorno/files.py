@@ -1,7 +1,8 @@
 """Writing files so that a reader finds either the old one or the new one, never half of one.
 
-Temporary file in the same folder, fsync, rename over the target, fsync the folder. Leaves what is
-written to others.
+Temporary file in the same folder, fsync, rename over the target, fsync the folder. What is no
+regular file, such as a device or a FIFO, is written straight into. Leaves what is written to
+others.
 """
 
 from __future__ import annotations
@@ -22,9 +23,21 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically; what stood there stays whole when this fails.
 
+    A link is followed. A device or a FIFO stays what it is, and gets the bytes as they come.
+
     Raises:
         StorageError: naming the path and the bytes needed (full disk, quota, no permission).
     """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            _replace(Path(os.path.realpath(path)), data)
+    except OSError as error:
+        raise storage_error(path, len(data), error) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,12 +48,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise storage_error(path, len(data), error) from error
-    except BaseException:  # Ctrl-C in the middle: leave no litter, pass it on
+    except BaseException:  # Ctrl-C too: leave no litter, pass it on
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

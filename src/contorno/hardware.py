@@ -26,11 +26,13 @@ class Hardware:
         accelerator: "cpu", "cuda" or "mps", as Lightning Fabric and torch name them.
         precision: Fabric's name of the number format.
         reason: the choice in words, to print.
+        asked: whether the number format was asked for, and is not merely what suits the machine.
     """
 
     accelerator: str
     precision: Precision
     reason: str
+    asked: bool = False
 
     @property
     def bf16(self) -> bool:
@@ -68,7 +70,7 @@ def choose(*, device: str = "auto", precision: str = "auto") -> Hardware:
     if precision not in formats:
         raise ConfigError(f"precision {precision!r} is unknown; choose auto, bf16 or 32")
     chosen, words = formats[precision]
-    return Hardware(device, chosen, f"{_name(device)}, {words}")
+    return Hardware(device, chosen, f"{_name(device)}, {words}", asked=precision != "auto")
 
 
 def free_memory() -> int:

@@ -118,7 +118,9 @@ def predict_files(
         engine, card: the model.
         images: the file, or the files of the channels, of each picture.
         out: folder to write to.
-        fingerprint: tells this model from others; written into every mask, with the picture's.
+        fingerprint: tells this model and its averaging from others, but not the engine or the
+            number format: a folder can be gone on with after `auto` took another. Written into
+            every mask, with the picture's.
         probabilities: "png" for 16-bit PNG or "tif" for float32 TIFF, beside the mask.
         overlay: also draw the outline on the picture.
         overwrite: replace whatever stands there.

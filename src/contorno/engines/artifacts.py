@@ -36,11 +36,14 @@ class Artifacts:
     def folder(self) -> Path:
         """MODEL.engines/DIGEST, or the same in the user's cache where that cannot be written.
 
+        Of a foreign checkpoint MODEL.pth.engines: a model file of the same stem has its own folder.
+
         Raises:
             StorageError: neither can be written.
         """
         key = self.digest[:16]
-        beside = self.model.with_suffix(".engines")
+        stem = self.model.stem if self.model.suffix == ".safetensors" else self.model.name
+        beside = self.model.with_name(f"{stem}.engines")
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contorno"
         for folder in (beside / key, home / key):
             try:

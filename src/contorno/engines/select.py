@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from contorno import __version__
 from contorno.card import ModelCard
 from contorno.engines import Engine
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.picture import graph_type, least
-from contorno.errors import ConfigError
+from contorno.errors import ConfigError, StorageError
 from contorno.files import write_text
 from contorno.hardware import Hardware
 
@@ -32,6 +33,7 @@ _PACKAGES = {  # what an engine needs, and the extra that installs it
     "openvino-int8": (("openvino", "nncf"), "openvino"),
     "onnxruntime": (("onnx", "onnxruntime"), "export"),
 }
+_FORMATS = {"openvino-int8": "int8", "onnxruntime": "32-true"}  # the others compute in either
 _BENCH = "bench.json"
 
 
@@ -104,14 +106,29 @@ def choose_engine(source: Source) -> tuple[str, str]:
     """The name of the engine that "auto" means here, and why."""
     if source.hardware.accelerator != "cpu":
         return "pytorch", "PyTorch is what runs on this device"
+    try:
+        _ = source.artifacts.folder
+    except StorageError as error:
+        return "pytorch", f"the only one that keeps no files, and {error}"
     measured = read_bench(source)
-    if measured is not None and not missing_for(measured["fastest"]):
+    if measured is not None and _ready(measured["fastest"], source):
         return measured["fastest"], "the fastest here by contorno bench"
     if not missing_for("openvino"):
         return "openvino", "OpenVINO is installed, and the fastest on the CPUs measured"
     if not source.hardware.bf16 and not missing_for("onnxruntime"):
         return "onnxruntime", "faster than PyTorch in float32 on the CPUs measured"
     return "pytorch", "pip install 'contorno[openvino]' gives a faster one"
+
+
+def fits(name: str, hardware: Hardware) -> bool:
+    """Whether this engine computes in the number format that was asked for, if one was."""
+    return not hardware.asked or _FORMATS.get(name, hardware.precision) == hardware.precision
+
+
+def _ready(name: str, source: Source) -> bool:
+    """Whether this engine would run now: 8 bits only where `quantise` left their graph."""
+    there = name != "openvino-int8" or _int8(source).exists()
+    return there and fits(name, source.hardware) and not missing_for(name)
 
 
 def missing_for(name: str) -> tuple[str, str] | None:
@@ -178,7 +195,8 @@ def write_bench(source: Source, record: dict[str, Any]) -> None:
 def _machine(source: Source) -> list[str]:
     """What a measurement depends on beside the model: hardware, number format, versions."""
     packages = ("torch", "openvino", "onnxruntime")
-    return [source.hardware.reason, *(f"{name} {_version(name)}" for name in packages)]
+    versions = [f"{name} {_version(name)}" for name in packages]
+    return [source.hardware.reason, f"contorno {__version__}", *versions]
 
 
 def _portable(source: Source, **form: bool) -> Any:
