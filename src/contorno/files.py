@@ -23,7 +23,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically; what stood there stays whole when this fails.
 
-    A link is followed. A device or a FIFO stays what it is, and gets the bytes as they come.
+    A device or a FIFO stays what it is, and gets the bytes as they come. A link to a file is
+    replaced: nobody's original that is linked into a folder is written over.
 
     Raises:
         StorageError: naming the path and the bytes needed (full disk, quota, no permission).
@@ -32,7 +33,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
         else:
-            _replace(Path(os.path.realpath(path)), data)
+            _replace(path, data)
     except OSError as error:
         raise storage_error(path, len(data), error) from error
 
