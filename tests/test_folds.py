@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making import EXACT, digest, easy, save
+from making import EXACT, digest, digests, easy, save
 from PIL import Image
 
 import contorno
@@ -306,6 +306,17 @@ def test_killed_between_folds_the_run_ends_in_the_same_bytes(
     contorno.train(resume=killed, workers=0)
     assert (killed / "fold1" / "model.safetensors").stat().st_mtime_ns == before
     same(killed, run)
+
+
+def test_a_fold_without_its_state_is_not_begun_again(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    plan = folds.read_plan(copy)
+    plan.model_copy(update={"spent": plan.spent[:2]}).write(copy)
+    shutil.rmtree(copy / "fold3" / "state")
+    before = digests(copy)
+    with pytest.raises(ModelFileError, match=r"fold3/state: no state .* trained before"):
+        contorno.train(resume=copy, workers=0)
+    assert digests(copy) == before
 
 
 def test_a_finished_run_is_resumed_to_itself(run: Path, tmp_path: Path) -> None:

@@ -618,6 +618,33 @@ def test_masks_with_palettes_of_their_own_are_resumed(tmp_path: Path) -> None:
     api.train(resume=tmp_path / "run", workers=0)  # refused, were the masks read in another order
 
 
+@pytest.mark.parametrize("gone", ["state", "state/*"])
+@pytest.mark.parametrize("left", ["model.safetensors", "log.jsonl"])
+def test_a_trained_run_without_its_state_is_not_begun_again(
+    uninterrupted: Path, tmp_path: Path, gone: str, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    for path in run.glob(gone):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run / ("log.jsonl" if left == "model.safetensors" else "model.safetensors")).unlink()
+    words = resumed(run, capsys)
+    assert f"{run / 'state'}: no state to resume from" in words
+    assert "start a new run with another --out" in words
+    usable = f"{run / 'model.safetensors'} is left as it is and can be used"
+    assert (usable in words) == (left == "model.safetensors")
+
+
+@pytest.mark.parametrize("lines", [None, ""])
+def test_killed_before_the_first_save_a_run_begins_again(
+    discs: Path, tmp_path: Path, lines: str | None
+) -> None:
+    again = trainer(discs, tmp_path)
+    if lines is not None:
+        (tmp_path / "log.jsonl").write_text(lines)
+    again.restore()
+    assert (again.position.epoch, again.position.step) == (0, 0)
+
+
 def test_there_is_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
