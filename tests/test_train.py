@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from contorno.errors import ConfigError, Interrupted, TrainingError
 from contorno.finish import finish
 from contorno.images import read_image
 from contorno.losses import LOSSES
+from contorno.runfolder import locked
 from contorno.schedule import learning_rate
 from contorno.train import fit
 from contorno.trainer import Trainer, Validation
@@ -643,6 +645,69 @@ def test_killed_before_the_first_save_a_run_begins_again(
         (tmp_path / "log.jsonl").write_text(lines)
     again.restore()
     assert (again.position.epoch, again.position.step) == (0, 0)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from contorno.runfolder import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_a_run_that_another_process_trains_is_not_resumed(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    assert not (run / "lock").exists()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert f"{run}: another process is training in this folder" in resumed(run, capsys)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert (run / "lock").exists()  # the file of a killed process holds nobody up
+    assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
+    assert not (run / "lock").exists()
+
+
+def test_a_run_is_locked_while_it_trains(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refusals = Trainer.step, []
+
+    def step(self: Trainer, batch: Any) -> float:
+        with pytest.raises(ConfigError, match="another process is training") as caught:
+            api.train(resume=self.run)
+        refusals.append(str(caught.value))
+        return real(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    options = {"epochs": 1, "widths": (4,), "crop": 32} | EXACT
+    api.train(discs / "images", discs / "masks", out=tmp_path / "run", **options)
+    api.train(discs / "images", discs / "masks", out=tmp_path / "folds", folds=2, **options)
+    for name in ("run", "folds/fold1", "folds/fold2"):
+        assert any(words.startswith(f"{tmp_path / name}:") for words in refusals)
+
+
+def test_without_locks_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):
+        assert "cannot be locked" in " ".join(capsys.readouterr().err.split())
 
 
 def test_there_is_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,7 @@ from contorno.model import Model, load
 from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
 from contorno.report import write_report
-from contorno.runfolder import files_of, pairs_of, read_split
+from contorno.runfolder import files_of, locked, pairs_of, read_split
 from contorno.suspects import RULE, Suspicion, write_suspects
 from contorno.trainer import Trainer
 from contorno.training import begin, finish, read_again, read_material, restored
@@ -165,12 +165,15 @@ def start(
 
 def resume(run: Path, workers: int) -> Model:
     """Continue a run of folds exactly; see `api.train`."""
-    sweep(run)
-    plan = read_plan(run)
-    pairs = pairs_of(plan.pairs)
-    whole = read_again(run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers)
-    say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
-    return _train(run, plan, whole, workers)
+    with locked(run):
+        sweep(run)
+        plan = read_plan(run)
+        pairs = pairs_of(plan.pairs)
+        whole = read_again(
+            run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers
+        )
+        say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
+        return _train(run, plan, whole, workers)
 
 
 def read_plan(run: Path) -> Plan:
@@ -214,7 +217,8 @@ def _train(run: Path, plan: Plan, whole: Dataset, workers: int) -> Model:
     count = len(plan.parts)
     for fold in range(len(plan.spent), count):
         try:
-            spent, scored = _train_fold(run, plan, whole, fold, workers)
+            with locked(folder(run, fold)):
+                spent, scored = _train_fold(run, plan, whole, fold, workers)
         except (Interrupted, KeyboardInterrupt) as error:
             raise Interrupted(
                 f"Stopped in fold {fold + 1} of {count}; everything is saved. Go on with:\n"

@@ -27,7 +27,7 @@ from contorno.progress import clock, say, warn
 from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
 from contorno.recipes import fingerprint, larger, resolve
 from contorno.report import write_report
-from contorno.runfolder import read_split, write_split
+from contorno.runfolder import locked, read_split, write_split
 from contorno.train import fit
 from contorno.trainer import Trainer
 from contorno.tune import tune, words
@@ -118,15 +118,18 @@ def resume(run: Path, workers: int) -> Model:
             f"{run}: no run folder to resume, or one that was stopped before training began; start "
             "it again with images, masks and another --out"
         )
-    sweep(run)
-    config = read_config(run / "config.toml")
-    parts = read_split(run / "split.json")
-    pairs = [*parts["training"], *parts["validation"]]
-    upright = config.preprocessing.upright
-    whole = read_again(run, config.data, pairs, parts["labels"], upright=upright, workers=workers)
-    trainer = restored(run, config, whole, parts, began=began)
-    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
-    return finish(trainer, left_out, workers=workers)
+    with locked(run):
+        sweep(run)
+        config = read_config(run / "config.toml")
+        parts = read_split(run / "split.json")
+        pairs = [*parts["training"], *parts["validation"]]
+        upright = config.preprocessing.upright
+        whole = read_again(
+            run, config.data, pairs, parts["labels"], upright=upright, workers=workers
+        )
+        trainer = restored(run, config, whole, parts, began=began)
+        left_out = [Problem(**problem) for problem in parts.get("problems", ())]
+        return finish(trainer, left_out, workers=workers)
 
 
 def read_again(
