@@ -282,6 +282,31 @@ def test_stopped_within_a_fold_the_run_ends_in_the_same_bytes(
     same(stopped, run)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_after_the_last_fold_it_says_how_to_go_on(
+    run: Path, tmp_path: Path, number: int
+) -> None:
+    stopped = shutil.copytree(run, tmp_path / "run")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def signalled(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing more is done")
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(folds, "evaluate_parts", signalled)
+            words = rf"after the last fold; everything is saved.*\n.*--resume {stopped}$"
+            with pytest.raises(Interrupted, match=words) as caught:
+                contorno.train(resume=stopped, workers=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.exit_code == 128 + number
+    contorno.train(resume=stopped, workers=0)
+    same(stopped, run)
+
+
 @pytest.mark.parametrize(
     ("fold", "gone"),
     [

@@ -23,7 +23,7 @@ from making import EXACT, WORDS, digest, easy, pictures, read_all, save, save_pa
 from PIL import Image
 from torch import Tensor, nn
 
-from contorno import api
+from contorno import api, training
 from contorno.checkpoint import load_model
 from contorno.cli import main
 from contorno.config import read_config
@@ -442,6 +442,24 @@ def test_stopped_during_validation(discs: Path, tmp_path: Path) -> None:
     assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
 
 
+def test_stopped_while_the_last_epoch_is_saved(discs: Path, tmp_path: Path) -> None:
+    new = trainer(discs, tmp_path, epochs=2)
+    save_state = new.save
+
+    def signalled() -> None:
+        if new.position.epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save_state()
+
+    new.save = signalled  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match=r"after the last epoch; everything is saved") as caught:
+        fit(new, workers=0)
+    assert caught.value.exit_code == 143
+    again = trainer(discs, tmp_path, epochs=2)
+    again.restore()
+    assert again.position.epoch == 2
+
+
 def test_signals_are_given_back_after_training(discs: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fit(trainer(discs, tmp_path, epochs=1), workers=0)
@@ -555,6 +573,43 @@ def test_a_finished_run_is_resumed_to_itself(uninterrupted: Path, tmp_path: Path
     assert (model(run), log(run)) == before[:2]
     results = [json.loads(text) for text in (before[2], (run / "results.json").read_text())]
     assert results[0]["images"] == results[1]["images"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("tune", signal.SIGTERM),
+        ("evaluate", signal.SIGINT),
+        ("write_report", signal.SIGINT),
+        ("write_report", signal.SIGTERM),
+    ],
+)
+def test_stopped_after_the_last_epoch_the_run_goes_on(
+    uninterrupted: Path,
+    tmp_path: Path,
+    name: str,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    before = signal.getsignal(number)
+
+    def signalled(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing more is done")
+
+    monkeypatch.setattr(training, name, signalled)
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else before)
+    try:
+        assert main(["train", "--resume", str(run), "--workers", "0"]) == 128 + number
+    finally:
+        signal.signal(number, before)
+    words = "Stopped after the last epoch; everything is saved. Go on with:\n  contorno train "
+    assert f"{words}--resume {run}\n" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
+    assert model(run) == model(uninterrupted)
 
 
 def resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> str:

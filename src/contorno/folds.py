@@ -23,7 +23,7 @@ from contorno.data.groups import folds as draw_folds
 from contorno.data.labels import Labels
 from contorno.doubt import familiar
 from contorno.ensemble import PLAN, pooled_card, write_ensemble
-from contorno.errors import ConfigError, InputError, Interrupted, Problem
+from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate_parts
 from contorno.files import sweep, write_text
 from contorno.hardware import Hardware, choose
@@ -32,6 +32,7 @@ from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
 from contorno.report import write_report
 from contorno.runfolder import files_of, locked, pairs_of, read_split
+from contorno.signals import resumable
 from contorno.suspects import RULE, Suspicion, write_suspects
 from contorno.trainer import Trainer
 from contorno.training import begin, finish, read_again, read_material, restored
@@ -216,22 +217,17 @@ def _train(run: Path, plan: Plan, whole: Dataset, workers: int) -> Model:
     """Train the folds that are not done, then score all of them together."""
     count = len(plan.parts)
     for fold in range(len(plan.spent), count):
-        try:
-            with locked(folder(run, fold)):
-                spent, scored = _train_fold(run, plan, whole, fold, workers)
-        except (Interrupted, KeyboardInterrupt) as error:
-            raise Interrupted(
-                f"Stopped in fold {fold + 1} of {count}; everything is saved. Go on with:\n"
-                f"  contorno train --resume {run}",
-                exit_code=error.exit_code if isinstance(error, Interrupted) else 130,
-            ) from None
+        where = f"in fold {fold + 1} of {count}"
+        with resumable(run, where), locked(folder(run, fold)):
+            spent, scored = _train_fold(run, plan, whole, fold, workers)
         times = {
             "spent": (*plan.spent, round(spent, 2)),
             "scored": (*plan.scored, round(scored, 2)),
         }
         plan = plan.model_copy(update=times)
         plan.write(run)
-    return _together(run, plan, whole)
+    with resumable(run, "after the last fold"):
+        return _together(run, plan, whole)
 
 
 def _train_fold(

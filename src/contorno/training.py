@@ -28,7 +28,8 @@ from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_r
 from contorno.recipes import fingerprint, larger, resolve
 from contorno.report import write_report
 from contorno.runfolder import locked, read_split, write_split
-from contorno.train import fit
+from contorno.signals import resumable
+from contorno.train import AFTER, fit
 from contorno.trainer import Trainer
 from contorno.tune import tune, words
 
@@ -252,8 +253,13 @@ def finish(
 ) -> Model:
     """Train to the end, score the best model on the validation part, write the report."""
     fit(trainer, workers=workers, title=title)
-    run = trainer.run
-    recipe = trainer.config.training
+    with resumable(trainer.run, AFTER):
+        return _score(trainer, problems)
+
+
+def _score(trainer: Trainer, problems: Sequence[Problem]) -> Model:
+    """Tune and score the best model, write the report."""
+    run, recipe = trainer.run, trainer.config.training
     if recipe.tune:
         _tune(trainer)
     model = load(run, device=recipe.device, precision=recipe.precision, engine="pytorch")
