@@ -14,9 +14,11 @@ from making import EXACT, digest, digests, easy, model_file, save_palette
 from PIL import Image
 
 import contorno
-from contorno import api
+from contorno import api, training
+from contorno import folds as cross_validation
 from contorno.config import read_config
-from contorno.errors import ConfigError, InputError, ModelFileError
+from contorno.errors import ConfigError, InputError, ModelFileError, StorageError
+from contorno.runfolder import locked
 
 TINY = {"widths": (4, 8), "crop": 32, "epochs": 15, "learning_rate": 0.01, "batch_size": 4}
 PALETTE = (0, 0, 0, 90, 90, 90, 0, 200, 100)
@@ -245,6 +247,54 @@ def test_runs_without_a_name_get_a_free_one(
     second = api.train(data / "images", data / "masks", **options, **EXACT)
     assert first.path.parent.parent == second.path.parent.parent == Path("runs")
     assert second.path.parent.name == first.path.parent.name + "-2"
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_runs_started_together_have_folders_of_their_own(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: int | None
+) -> None:
+    runs: list[Path] = []
+
+    def started(data_config: object, run: Path, *rest: object, **options: object) -> None:
+        runs.append(run)
+        if len(runs) < 3:  # a run that begins before this one has written anything
+            api.train(data / "images", data / "masks", folds=folds)
+        raise InputError("masks that cannot be used")
+
+    monkeypatch.setattr(training if folds is None else cross_validation, "start", started)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot be used"):
+        api.train(data / "images", data / "masks", folds=folds)
+    assert [run.parent for run in runs] == [Path("runs")] * 3
+    assert [run.name.removeprefix(runs[0].name) for run in runs] == ["", "-2", "-3"]
+    assert not list(tmp_path.iterdir())  # what failed left nothing behind
+
+
+def test_an_empty_folder_may_be_given_and_stays(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("p1")
+    wrong = {"files": tmp_path / "one.txt", **EXACT}
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "lock").touch()  # of a process that was killed while it read
+    for name in ("empty", "killed", "deep/er"):
+        with pytest.raises(InputError, match="each needs at least one"):
+            api.train(data / "images", data / "masks", out=tmp_path / name, **wrong)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "killed", "one.txt"]
+    assert not list((tmp_path / "empty").iterdir())
+    with locked(tmp_path / "empty"), pytest.raises(ConfigError, match="another process is train"):
+        api.train(data / "images", data / "masks", out=tmp_path / "empty", **EXACT)
+
+
+@pytest.mark.parametrize("place", ["a file", "a link to nowhere"])
+def test_a_folder_that_cannot_be_made_is_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = Path("runs")
+    runs.touch() if place == "a file" else runs.symlink_to("nowhere")
+    for out in (None, Path("runs/mine")):
+        with pytest.raises(StorageError, match=r"runs/.*: cannot be written"):
+            api.train(data / "images", data / "masks", out=out, **EXACT)
 
 
 def test_what_is_no_model_is_named(tmp_path: Path, data: Path) -> None:

@@ -254,6 +254,25 @@ def test_nothing_is_overwritten(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation", "evaluation-2", "list.txt"]
 
 
+def test_evaluations_started_together_have_folders_of_their_own(
+    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def reading(*arguments: object, **options: object) -> None:
+        seen.append(sorted(path.name for path in tmp_path.iterdir()))
+        if len(seen) == 1:  # an evaluation that begins while this one reads
+            api.evaluate(model, data / "images", data / "masks")
+        raise InputError("masks that cannot be used")
+
+    monkeypatch.setattr(api, "read_pairs", reading)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot be used"):
+        api.evaluate(model, data / "images", data / "masks")
+    assert seen == [["evaluation"], ["evaluation", "evaluation-2"]]
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_channel_models_score_grey_pictures_saved_as_colour(tmp_path: Path) -> None:
     root = easy(tmp_path / "data", 3)
     grey = np.asarray(Image.open(root / "images" / "p0.png"))

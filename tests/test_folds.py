@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from making import EXACT, digest, easy, save
+from making import EXACT, digest, digests, easy, save
 from PIL import Image
 
 import contorno
@@ -282,6 +282,31 @@ def test_stopped_within_a_fold_the_run_ends_in_the_same_bytes(
     same(stopped, run)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_after_the_last_fold_it_says_how_to_go_on(
+    run: Path, tmp_path: Path, number: int
+) -> None:
+    stopped = shutil.copytree(run, tmp_path / "run")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def signalled(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing more is done")
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(folds, "evaluate_parts", signalled)
+            words = rf"after the last fold; everything is saved.*\n.*--resume {stopped}$"
+            with pytest.raises(Interrupted, match=words) as caught:
+                contorno.train(resume=stopped, workers=0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.exit_code == 128 + number
+    contorno.train(resume=stopped, workers=0)
+    same(stopped, run)
+
+
 @pytest.mark.parametrize(
     ("fold", "gone"),
     [
@@ -306,6 +331,17 @@ def test_killed_between_folds_the_run_ends_in_the_same_bytes(
     contorno.train(resume=killed, workers=0)
     assert (killed / "fold1" / "model.safetensors").stat().st_mtime_ns == before
     same(killed, run)
+
+
+def test_a_fold_without_its_state_is_not_begun_again(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    plan = folds.read_plan(copy)
+    plan.model_copy(update={"spent": plan.spent[:2]}).write(copy)
+    shutil.rmtree(copy / "fold3" / "state")
+    before = digests(copy)
+    with pytest.raises(ModelFileError, match=r"fold3/state: no state .* trained before"):
+        contorno.train(resume=copy, workers=0)
+    assert digests(copy) == before
 
 
 def test_a_finished_run_is_resumed_to_itself(run: Path, tmp_path: Path) -> None:

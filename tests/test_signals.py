@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
-from contorno.signals import StopRequest
+from contorno.errors import Interrupted
+from contorno.signals import StopRequest, resumable
 
 
 def send(number: int) -> None:
@@ -34,6 +36,24 @@ def test_a_second_ctrl_c_is_not_polite() -> None:
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_can_be_done_again_ends_at_once(number: int) -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    words = r"^Stopped here; everything is saved\. Go on with:\n  contorno train --resume run$"
+    with pytest.raises(Interrupted, match=words) as caught, resumable(Path("run"), "here"):
+        send(number)
+    assert caught.value.exit_code == 128 + number
+    assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_the_outermost_says_where_and_keeps_the_exit_code() -> None:
+    run = Path("run")
+    with pytest.raises(Interrupted, match=r"outside; .*\n.*resume run$") as caught:  # noqa: SIM117
+        with resumable(run, "outside"), resumable(run / "fold1", "inside"):
+            send(signal.SIGTERM)
+    assert caught.value.exit_code == 143
 
 
 def test_handlers_come_back_after_an_error() -> None:

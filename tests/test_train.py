@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from making import EXACT, WORDS, digest, easy, pictures, read_all, save, save_pa
 from PIL import Image
 from torch import Tensor, nn
 
-from contorno import api
+from contorno import api, training
 from contorno.checkpoint import load_model
 from contorno.cli import main
 from contorno.config import read_config
@@ -30,6 +31,7 @@ from contorno.errors import ConfigError, Interrupted, TrainingError
 from contorno.finish import finish
 from contorno.images import read_image
 from contorno.losses import LOSSES
+from contorno.runfolder import locked
 from contorno.schedule import learning_rate
 from contorno.train import fit
 from contorno.trainer import Trainer, Validation
@@ -440,6 +442,24 @@ def test_stopped_during_validation(discs: Path, tmp_path: Path) -> None:
     assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
 
 
+def test_stopped_while_the_last_epoch_is_saved(discs: Path, tmp_path: Path) -> None:
+    new = trainer(discs, tmp_path, epochs=2)
+    save_state = new.save
+
+    def signalled() -> None:
+        if new.position.epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save_state()
+
+    new.save = signalled  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match=r"after the last epoch; everything is saved") as caught:
+        fit(new, workers=0)
+    assert caught.value.exit_code == 143
+    again = trainer(discs, tmp_path, epochs=2)
+    again.restore()
+    assert again.position.epoch == 2
+
+
 def test_signals_are_given_back_after_training(discs: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     fit(trainer(discs, tmp_path, epochs=1), workers=0)
@@ -555,6 +575,43 @@ def test_a_finished_run_is_resumed_to_itself(uninterrupted: Path, tmp_path: Path
     assert results[0]["images"] == results[1]["images"]
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("tune", signal.SIGTERM),
+        ("evaluate", signal.SIGINT),
+        ("write_report", signal.SIGINT),
+        ("write_report", signal.SIGTERM),
+    ],
+)
+def test_stopped_after_the_last_epoch_the_run_goes_on(
+    uninterrupted: Path,
+    tmp_path: Path,
+    name: str,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    before = signal.getsignal(number)
+
+    def signalled(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing more is done")
+
+    monkeypatch.setattr(training, name, signalled)
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else before)
+    try:
+        assert main(["train", "--resume", str(run), "--workers", "0"]) == 128 + number
+    finally:
+        signal.signal(number, before)
+    words = "Stopped after the last epoch; everything is saved. Go on with:\n  contorno train "
+    assert f"{words}--resume {run}\n" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
+    assert model(run) == model(uninterrupted)
+
+
 def resumed(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The error of a resume that is refused, without a traceback and with nothing changed."""
     before = {p: digest(p) for p in run.rglob("*") if p.is_file()}
@@ -616,6 +673,96 @@ def test_masks_with_palettes_of_their_own_are_resumed(tmp_path: Path) -> None:
         **EXACT,
     )
     api.train(resume=tmp_path / "run", workers=0)  # refused, were the masks read in another order
+
+
+@pytest.mark.parametrize("gone", ["state", "state/*"])
+@pytest.mark.parametrize("left", ["model.safetensors", "log.jsonl"])
+def test_a_trained_run_without_its_state_is_not_begun_again(
+    uninterrupted: Path, tmp_path: Path, gone: str, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    for path in run.glob(gone):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run / ("log.jsonl" if left == "model.safetensors" else "model.safetensors")).unlink()
+    words = resumed(run, capsys)
+    assert f"{run / 'state'}: no state to resume from" in words
+    assert "start a new run with another --out" in words
+    usable = f"{run / 'model.safetensors'} is left as it is and can be used"
+    assert (usable in words) == (left == "model.safetensors")
+
+
+@pytest.mark.parametrize("lines", [None, ""])
+def test_killed_before_the_first_save_a_run_begins_again(
+    discs: Path, tmp_path: Path, lines: str | None
+) -> None:
+    again = trainer(discs, tmp_path)
+    if lines is not None:
+        (tmp_path / "log.jsonl").write_text(lines)
+    again.restore()
+    assert (again.position.epoch, again.position.step) == (0, 0)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from contorno.runfolder import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_a_run_that_another_process_trains_is_not_resumed(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    assert not (run / "lock").exists()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert f"{run}: another process is training in this folder" in resumed(run, capsys)
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert (run / "lock").exists()  # the file of a killed process holds nobody up
+    assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
+    assert not (run / "lock").exists()
+
+
+def test_a_run_is_locked_while_it_trains(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refusals = Trainer.step, []
+
+    def step(self: Trainer, batch: Any) -> float:
+        with pytest.raises(ConfigError, match="another process is training") as caught:
+            api.train(resume=self.run)
+        refusals.append(str(caught.value))
+        return real(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    options = {"epochs": 1, "widths": (4,), "crop": 32} | EXACT
+    api.train(discs / "images", discs / "masks", out=tmp_path / "run", **options)
+    api.train(discs / "images", discs / "masks", out=tmp_path / "folds", folds=2, **options)
+    for name in ("run", "folds/fold1", "folds/fold2"):
+        assert any(words.startswith(f"{tmp_path / name}:") for words in refusals)
+
+
+def test_without_locks_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(tmp_path / "run"), locked(tmp_path / "run"):
+        assert "cannot be locked" in " ".join(capsys.readouterr().err.split())
 
 
 def test_there_is_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

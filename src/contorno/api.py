@@ -36,7 +36,7 @@ from contorno.reading import (
     read_pairs,
     reading_of,
 )
-from contorno.runfolder import free_path, seen_in_training
+from contorno.runfolder import claimed, locked, seen_in_training
 
 __all__ = ["Model", "check", "convert", "demo", "evaluate", "load", "predict", "train"]
 
@@ -147,16 +147,16 @@ def train(
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
         wishes["time"] = parse_duration(str(time))
-    run = free_path(out, Path("runs") / date.today().isoformat())
-    hardware = choose(device=device, precision=precision)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": workers, "began": began}
-    if folds is not None:
-        from contorno import folds as cross_validation
+    with claimed(out, Path("runs") / date.today().isoformat()) as run, locked(run):
+        hardware = choose(device=device, precision=precision)
+        if folds is not None:
+            from contorno import folds as cross_validation
 
-        return cross_validation.start(data, run, hardware, folds=folds, **given)
-    from contorno import training
+            return cross_validation.start(data, run, hardware, folds=folds, **given)
+        from contorno import training
 
-    return training.start(data, run, hardware, **given)
+        return training.start(data, run, hardware, **given)
 
 
 def _refuse_others(
@@ -211,7 +211,6 @@ def evaluate(
 
     loaded = _loaded(model, device, precision, engine)
     run = loaded.run
-    folder = free_path(out, (run or Path()) / "evaluation")
     data = _data(
         images,
         masks,
@@ -223,21 +222,22 @@ def evaluate(
         foreground=foreground,
         classes=classes,
     )
-    dataset, problems = read_pairs(
-        data, cores() if workers is None else workers, card=loaded.card, keep=False
-    )
-    results = score_model(
-        _engine(loaded, tta),
-        loaded.card,
-        dataset,
-        folder,
-        model=loaded.about(),
-        scored_on=seen_in_training(loaded.members[0].run, dataset),
-        problems=problems,
-    )
-    single = len(loaded.members) == 1
-    page = write_report(folder / "results.json", run=run if single else None)
-    say(f"Results: {folder / 'results.json'}\nReport:  {page}")
+    with claimed(out, (run or Path()) / "evaluation") as folder:
+        dataset, problems = read_pairs(
+            data, cores() if workers is None else workers, card=loaded.card, keep=False
+        )
+        results = score_model(
+            _engine(loaded, tta),
+            loaded.card,
+            dataset,
+            folder,
+            model=loaded.about(),
+            scored_on=seen_in_training(loaded.members[0].run, dataset),
+            problems=problems,
+        )
+        single = len(loaded.members) == 1
+        page = write_report(folder / "results.json", run=run if single else None)
+        say(f"Results: {folder / 'results.json'}\nReport:  {page}")
     return results
 
 

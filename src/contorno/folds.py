@@ -23,7 +23,7 @@ from contorno.data.groups import folds as draw_folds
 from contorno.data.labels import Labels
 from contorno.doubt import familiar
 from contorno.ensemble import PLAN, pooled_card, write_ensemble
-from contorno.errors import ConfigError, InputError, Interrupted, Problem
+from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate_parts
 from contorno.files import sweep, write_text
 from contorno.hardware import Hardware, choose
@@ -31,7 +31,8 @@ from contorno.model import Model, load
 from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
 from contorno.report import write_report
-from contorno.runfolder import files_of, pairs_of, read_split
+from contorno.runfolder import files_of, locked, pairs_of, read_split
+from contorno.signals import resumable
 from contorno.suspects import RULE, Suspicion, write_suspects
 from contorno.trainer import Trainer
 from contorno.training import begin, finish, read_again, read_material, restored
@@ -165,12 +166,15 @@ def start(
 
 def resume(run: Path, workers: int) -> Model:
     """Continue a run of folds exactly; see `api.train`."""
-    sweep(run)
-    plan = read_plan(run)
-    pairs = pairs_of(plan.pairs)
-    whole = read_again(run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers)
-    say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
-    return _train(run, plan, whole, workers)
+    with locked(run):
+        sweep(run)
+        plan = read_plan(run)
+        pairs = pairs_of(plan.pairs)
+        whole = read_again(
+            run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers
+        )
+        say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
+        return _train(run, plan, whole, workers)
 
 
 def read_plan(run: Path) -> Plan:
@@ -213,21 +217,17 @@ def _train(run: Path, plan: Plan, whole: Dataset, workers: int) -> Model:
     """Train the folds that are not done, then score all of them together."""
     count = len(plan.parts)
     for fold in range(len(plan.spent), count):
-        try:
+        where = f"in fold {fold + 1} of {count}"
+        with resumable(run, where), locked(folder(run, fold)):
             spent, scored = _train_fold(run, plan, whole, fold, workers)
-        except (Interrupted, KeyboardInterrupt) as error:
-            raise Interrupted(
-                f"Stopped in fold {fold + 1} of {count}; everything is saved. Go on with:\n"
-                f"  contorno train --resume {run}",
-                exit_code=error.exit_code if isinstance(error, Interrupted) else 130,
-            ) from None
         times = {
             "spent": (*plan.spent, round(spent, 2)),
             "scored": (*plan.scored, round(scored, 2)),
         }
         plan = plan.model_copy(update=times)
         plan.write(run)
-    return _together(run, plan, whole)
+    with resumable(run, "after the last fold"):
+        return _together(run, plan, whole)
 
 
 def _train_fold(

@@ -1,22 +1,31 @@
 """The run folder: its name, which files are in which part (split.json), what it says of images.
 
-Never overwrites: a name that is taken is numbered, or refused where the user chose it.
+Never overwrites: a name that is taken is numbered, or refused where the user chose it. A name is
+taken by making the folder, and one process at a time trains in it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from contorno.data.dataset import Dataset
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.ensemble import PLAN
 from contorno.errors import ConfigError, InputError, Problem
-from contorno.files import write_text
+from contorno.files import storage_error, write_text
 from contorno.progress import warn
+
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = "lock"
 
 
 def write_split(
@@ -50,28 +59,113 @@ def write_split(
     write_text(run / "split.json", json.dumps(parts | left_out, indent=1))
 
 
-def free_path(chosen: str | Path | None, default: Path) -> Path:
-    """The user's choice of a folder if it is free, else the default, numbered if that is taken.
+@contextmanager
+def claimed(chosen: str | Path | None, default: Path) -> Iterator[Path]:
+    """Make the folder of a run or an evaluation; it goes again if it is still empty at the end.
+
+    Args:
+        chosen: the user's choice.
+        default: without one; numbered if that is taken.
 
     Raises:
         ConfigError: the chosen folder holds something.
+        StorageError: the folder cannot be made.
     """
-    path = default if chosen is None else Path(chosen)
-    if _is_free(path):
-        return path
-    if chosen is not None:
+    path, made = _free(default) if chosen is None else _chosen(Path(chosen))
+    try:
+        yield path
+    finally:
+        for folder in made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+def _chosen(path: Path) -> tuple[Path, list[Path]]:
+    """The user's folder, and those that were made for it."""
+    made = [] if _is_empty(path) else _make(path)
+    if made is None:
         raise ConfigError(
             f"{path}: exists already and is left as it is; choose another --out"
             + (f", or go on with --resume {path}" if _is_run(path) else "")
         )
-    number = 2
-    while not _is_free(path.with_name(f"{path.name}-{number}")):
+    return path, made
+
+
+def _free(default: Path) -> tuple[Path, list[Path]]:
+    """The first name that nothing has, and the folders that were made for it."""
+    path, number = default, 1
+    while (made := _make(path)) is None:
         number += 1
-    return path.with_name(f"{path.name}-{number}")
+        path = default.with_name(f"{default.name}-{number}")
+    return path, made
 
 
-def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+def _make(path: Path) -> list[Path] | None:
+    """Make a folder and those around it; what was made, innermost first; None if it is there."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        if os.path.lexists(path):
+            return None
+        raise storage_error(path, 0, error) from error
+    return missing
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing, or only what a killed process left of its lock."""
+    return path.is_dir() and {file.name for file in path.iterdir()} <= {LOCK}
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Let no other process train in a folder, which is made if it is not there, meanwhile.
+
+    The lock ends with the process, however that ends. On Windows nothing is locked.
+
+    Raises:
+        ConfigError: another process trains there.
+        StorageError: nothing can be written there.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    path = run / LOCK
+    with _lock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _lock(path: Path) -> BinaryIO:
+    """The file, locked until it is closed."""
+    while True:
+        file = _open(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ConfigError(
+                f"{path.parent}: another process is training in this folder; wait for its end, or "
+                "stop it first (Ctrl-C: it saves)"
+            ) from None
+        except OSError as error:  # some network file systems
+            warn(f"{path}: cannot be locked ({error.strerror}): do not train here twice at a time")
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # the one before removed it between our opening and locking it
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise storage_error(path, 0, error) from error
 
 
 def _is_run(path: Path) -> bool:

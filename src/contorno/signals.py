@@ -1,21 +1,34 @@
-"""Ctrl-C and SIGTERM as a polite request: work ends at a safe place. A second Ctrl-C insists."""
+"""Ctrl-C and SIGTERM as a polite request: work ends at a safe place. A second Ctrl-C insists.
+
+Where every place is safe, as all is saved, work ends at once. In both cases the user is told how to
+go on.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from contorno.errors import Interrupted
 
 
 class StopRequest:
     """While entered, notes signals instead of dying from them.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
+
+    Args:
+        at_once: raise KeyboardInterrupt, whichever signal it is, once it is noted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         self.signal = 0
+        self._at_once = at_once
         self._previous: dict[int, Any] = {}
 
     @property
@@ -41,3 +54,34 @@ class StopRequest:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        if self._at_once:
+            raise KeyboardInterrupt
+
+
+def stopped(run: Path, where: str, exit_code: int) -> Interrupted:
+    """The error to raise when a run whose state is saved was stopped; `where` is in words."""
+    return Interrupted(
+        f"Stopped {where}; everything is saved. Go on with:\n  contorno train --resume {run}",
+        exit_code=exit_code,
+    )
+
+
+@contextmanager
+def resumable(run: Path, where: str) -> Iterator[None]:
+    """Let signals end work at once that is done again when the run is resumed.
+
+    Args:
+        run: folder of the run.
+        where: the work is stopped, in words.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    stop = StopRequest(at_once=True)
+    try:
+        with stop:
+            yield
+    except Interrupted as error:
+        raise stopped(run, where, error.exit_code) from None
+    except KeyboardInterrupt:
+        raise stopped(run, where, 128 + (stop.signal or signal.SIGINT)) from None

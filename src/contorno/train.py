@@ -11,15 +11,15 @@ import time
 from typing import Any, NoReturn
 
 from contorno.early import FirstSteps
-from contorno.errors import Interrupted
 from contorno.pace import Pace
 from contorno.progress import Advance, bar, say, warn
 from contorno.runlog import RunLog
 from contorno.schedule import cool_if_stuck, validates
-from contorno.signals import StopRequest
+from contorno.signals import StopRequest, stopped
 from contorno.trainer import Trainer
 
 SAVE_EVERY = 120.0  # seconds between saves within an epoch
+AFTER = "after the last epoch"  # where a run was stopped
 
 
 def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
@@ -56,6 +56,8 @@ def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
             position.loss = position.seconds = 0.0
             if trainer.save_is_due() or position.epoch == position.epochs:
                 trainer.save()
+    if stop.requested:  # too late for the last epoch to see
+        raise stopped(trainer.run, AFTER, 128 + stop.signal)
 
 
 def _train_epoch(
@@ -123,8 +125,4 @@ def _words(trainer: Trainer) -> str:
 
 def _interrupt(trainer: Trainer, stop: StopRequest) -> NoReturn:
     trainer.save()
-    raise Interrupted(
-        f"Stopped at epoch {trainer.position.epoch + 1}; everything is saved. Go on with:\n"
-        f"  contorno train --resume {trainer.run}",
-        exit_code=128 + stop.signal,
-    )
+    raise stopped(trainer.run, f"at epoch {trainer.position.epoch + 1}", 128 + stop.signal)

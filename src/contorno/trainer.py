@@ -38,7 +38,7 @@ from contorno.data.dataset import Dataset
 from contorno.doubt import familiar
 from contorno.engines import whole_image
 from contorno.engines.pytorch import PyTorchEngine, out_of_memory
-from contorno.errors import ConfigError, TrainingError
+from contorno.errors import ConfigError, ModelFileError, TrainingError
 from contorno.files import sha256
 from contorno.finish import finish
 from contorno.hardware import Hardware, keep_memory, use
@@ -336,10 +336,11 @@ class Trainer:
         """Continue from the newest whole state, or from the beginning if none was ever written.
 
         Raises:
-            ModelFileError: all states are damaged.
+            ModelFileError: all states are damaged, or gone.
             ConfigError: configuration or data are not those of the state.
         """
         if not has_state(self.run / "state"):
+            self._refuse_if_trained()
             self.fetch()
             return
         tensors, meta, skipped = load_state(self.run / "state")
@@ -364,6 +365,17 @@ class Trainer:
         restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
         self.position = Position(**meta["position"])
         trim_log(self.run / LOG, self.position.epoch)
+
+    def _refuse_if_trained(self) -> None:
+        """Raise if a model or an epoch stands in the folder: a state was written before both."""
+        model, log = self.run / "model.safetensors", self.run / LOG
+        if not model.exists() and not (log.exists() and log.stat().st_size):
+            return
+        usable = f"; {model} is left as it is and can be used" if model.exists() else ""
+        raise ModelFileError(
+            f"{self.run / 'state'}: no state to resume from, though this run was trained before; "
+            f"put the folder back, or start a new run with another --out{usable}"
+        )
 
 
 def _floats(module: nn.Module) -> list[Tensor]:

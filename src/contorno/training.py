@@ -27,8 +27,9 @@ from contorno.progress import clock, say, warn
 from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
 from contorno.recipes import fingerprint, larger, resolve
 from contorno.report import write_report
-from contorno.runfolder import read_split, write_split
-from contorno.train import fit
+from contorno.runfolder import locked, read_split, write_split
+from contorno.signals import resumable
+from contorno.train import AFTER, fit
 from contorno.trainer import Trainer
 from contorno.tune import tune, words
 
@@ -118,15 +119,18 @@ def resume(run: Path, workers: int) -> Model:
             f"{run}: no run folder to resume, or one that was stopped before training began; start "
             "it again with images, masks and another --out"
         )
-    sweep(run)
-    config = read_config(run / "config.toml")
-    parts = read_split(run / "split.json")
-    pairs = [*parts["training"], *parts["validation"]]
-    upright = config.preprocessing.upright
-    whole = read_again(run, config.data, pairs, parts["labels"], upright=upright, workers=workers)
-    trainer = restored(run, config, whole, parts, began=began)
-    left_out = [Problem(**problem) for problem in parts.get("problems", ())]
-    return finish(trainer, left_out, workers=workers)
+    with locked(run):
+        sweep(run)
+        config = read_config(run / "config.toml")
+        parts = read_split(run / "split.json")
+        pairs = [*parts["training"], *parts["validation"]]
+        upright = config.preprocessing.upright
+        whole = read_again(
+            run, config.data, pairs, parts["labels"], upright=upright, workers=workers
+        )
+        trainer = restored(run, config, whole, parts, began=began)
+        left_out = [Problem(**problem) for problem in parts.get("problems", ())]
+        return finish(trainer, left_out, workers=workers)
 
 
 def read_again(
@@ -249,8 +253,13 @@ def finish(
 ) -> Model:
     """Train to the end, score the best model on the validation part, write the report."""
     fit(trainer, workers=workers, title=title)
-    run = trainer.run
-    recipe = trainer.config.training
+    with resumable(trainer.run, AFTER):
+        return _score(trainer, problems)
+
+
+def _score(trainer: Trainer, problems: Sequence[Problem]) -> Model:
+    """Tune and score the best model, write the report."""
+    run, recipe = trainer.run, trainer.config.training
     if recipe.tune:
         _tune(trainer)
     model = load(run, device=recipe.device, precision=recipe.precision, engine="pytorch")
