@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import EXACT, digest, digests, easy, model_file, save_palette
+from making import EXACT, digest, digests, easy, model_file, save, save_palette
 from PIL import Image
 
 import contorno
@@ -336,12 +336,17 @@ def test_evaluation_says_when_images_were_trained_on(
     results = contorno.evaluate(run, *folders, out=tmp_path / "all", device="cpu", precision="32")
     assert "8 of the 8 images were used in training" in results["scored_on"]
     assert "better than on new images" in capsys.readouterr().err
-    for kind in ("images", "masks"):  # the same pictures in other files: nothing to notice here
+    for kind in ("images", "masks"):
         shutil.copytree(data / kind, tmp_path / kind)
-    results = contorno.evaluate(
-        run, tmp_path / "images", tmp_path / "masks", out=tmp_path / "new", device="cpu"
-    )
-    assert "none is a file that the model was trained on" in results["scored_on"]
+    first = sorted((tmp_path / "images").iterdir())[0]
+    save(first, np.asarray(Image.open(first))[::-1])
+    folders = (tmp_path / "images", tmp_path / "masks")
+    results = contorno.evaluate(run, *folders, out=tmp_path / "copied", device="cpu")
+    assert "7 of the 8 images were used in training" in results["scored_on"]
+    for path in sorted((tmp_path / "images").iterdir())[1:]:
+        path.unlink()
+    results = contorno.evaluate(run, *folders, out=tmp_path / "new", device="cpu")
+    assert "the model was trained on none of them" in results["scored_on"]
 
 
 @pytest.mark.parametrize("option", [{"engine": "banana"}, {"device": "cpu"}, {"precision": "32"}])

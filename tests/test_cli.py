@@ -265,6 +265,15 @@ def test_check_prints_writes_and_ends_with_what_it_found(
     assert main(["check", *pairs]) == 2
 
 
+def test_a_reader_that_has_enough_is_no_error(data: Path) -> None:
+    words = [sys.executable, "-m", "contorno", "check", data / "images", data / "masks", "--json=-"]
+    command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert command.stdout is not None
+    command.stdout.close()
+    assert b"contorno itself" not in command.communicate()[1]
+    assert command.returncode in (1, 141)
+
+
 def test_ctrl_c_before_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("contorno: stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `contorno check ... | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE
     except Exception as error:
         if debug:
             raise

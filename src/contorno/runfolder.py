@@ -55,6 +55,7 @@ def write_split(
     if groups is not None:
         parts["groups"] = dict(groups)
     parts |= {"training": files_of(training), "validation": files_of(validation)}
+    parts["contents"] = sorted({*_contents(training), *_contents(validation)} - {""})
     left_out = {"problems": [problem.as_dict() for problem in problems]}
     write_text(run / "split.json", json.dumps(parts | left_out, indent=1))
 
@@ -189,18 +190,30 @@ def read_split(path: Path) -> dict[str, Any]:
 
 
 def seen_in_training(run: Path | None, dataset: Dataset) -> str:
-    """In words, whether the model has seen these images in training, as far as its run knows."""
+    """In words, whether the model has seen these images in training, as far as its run knows.
+
+    They are known by their files, and by their contents where these were moved or copied.
+    """
     split_file = run / "split.json" if run else None
     if split_file is None or not split_file.exists():
         return "images given to evaluate"
     parts = read_split(split_file)
     used = {pair.image for part in ("training", "validation") for pair in parts[part]}
-    seen = sum(pair.image.resolve() in used for pair in dataset.pairs)
+    contents = set(parts.get("contents", ()))
+    seen = sum(
+        pair.image.resolve() in used or content in contents
+        for pair, content in zip(dataset.pairs, _contents(dataset), strict=True)
+    )
     if not seen:
-        return "images given to evaluate; none is a file that the model was trained on"
+        return "images given to evaluate; the model was trained on none of them"
     words = f"{seen} of the {len(dataset)} images were used in training this model"
     warn(f"{words}: the scores will be better than on new images.")
     return f"images given to evaluate; {words}, so expect less on new ones"
+
+
+def _contents(dataset: Dataset) -> list[str]:
+    """A checksum of each picture, with its size; of a constant one, which says nothing, ""."""
+    return [facts.check[0].hex() if facts.low < facts.high else "" for facts in dataset.facts]
 
 
 def files_of(dataset: Dataset) -> dict[str, dict[str, list[str]]]:
