@@ -14,7 +14,7 @@ from contorno.data.check import look_at_set
 from contorno.data.dataset import Dataset
 from contorno.data.groups import Grouping, split
 from contorno.data.labels import Labels
-from contorno.data.names import read_list
+from contorno.data.names import read_list, unknown_stems
 from contorno.data.pairs import Pair
 from contorno.early import about_parts
 from contorno.errors import ConfigError, InputError, Problem
@@ -210,16 +210,7 @@ def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> 
     if path is None:
         return None
     stems = read_list(Path(path))
-    unknown = [
-        Problem(
-            stem,
-            f"named in {path}, but no usable pair has this stem",
-            "the stem of a pair",
-            "correct the list",
-        )
-        for stem in stems
-        if stem not in names
-    ]
+    unknown = unknown_stems(stems, names, f"named in {path}, but no usable pair has this stem")
     if unknown:
         warn(str(InputError(f"{len(unknown)} name(s) of {path} are passed over:", unknown)))
     problems += unknown

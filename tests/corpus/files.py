@@ -378,6 +378,14 @@ LISTED = under(
         good=2,
         options={"files": "list.txt"},
     ),
+    refused(
+        "not-in-list",
+        {"validation with a name that no pair has": steps(GOOD, lines("list.txt", "p0", "gone"))},
+        says="gone",
+        good=None,
+        options={"validation_files": "list.txt"},
+        exact=False,
+    ),
     fine(
         {
             "list of paths, from Windows": steps(

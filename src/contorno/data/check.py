@@ -29,6 +29,7 @@ from contorno.data.evidence import gather
 from contorno.data.facts import examine, examine_all
 from contorno.data.groups import Grouping, by_pattern, guess, joined
 from contorno.data.labels import Labels
+from contorno.data.names import unknown_stems
 from contorno.data.pairs import Pair
 from contorno.errors import Problem
 
@@ -100,6 +101,8 @@ def check(
         words, _, fix = str(error).partition(". ")
         done.findings.append(Problem(place, words, "labels", fix or words, error.kind))
     done.good = good
+    what = "named as validating, but no pair has this stem"
+    done.findings += unknown_stems(validation, {pair.name for pair in pairs}, what)
     findings, done.grouping = look_at_set(
         good, done.labels, pages=reading.pages, validation=validation, pattern=pattern
     )

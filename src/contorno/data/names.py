@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from contorno.errors import InputError, Problem
@@ -199,18 +199,17 @@ def channel_files(
 def wanted_stems(files: Path, have: Mapping[str, object], problems: list[Problem]) -> set[str]:
     """Those of `have` that a list names; what it names besides becomes problems."""
     stems = read_list(files)
-    problems += [
-        Problem(
-            stem,
-            f"named in {files}, but there is no such image",
-            "the stem of an image",
-            "correct the list",
-            "not-in-list",
-        )
+    problems += unknown_stems(stems, have, f"named in {files}, but there is no such image")
+    return set(stems) & set(have)
+
+
+def unknown_stems(stems: Iterable[str], have: Container[str], what: str) -> list[Problem]:
+    """A problem for each stem of a list that is not among those that there are."""
+    return [
+        Problem(stem, what, "the stem of an image", "correct the list", "not-in-list")
         for stem in stems
         if stem not in have
     ]
-    return set(stems) & set(have)
 
 
 def _glob(pattern: Path) -> list[Path]:
