@@ -3,7 +3,7 @@
     python benchmarks/ablation.py DATA [--seconds 90 | --steps 500] [--sets isbi2012_em ...]
         [--changes "no patches" ...] [--seeds 0 1 2] [--jobs 2] [--results FILE]
 
-Trains on two thirds of each set's train list and scores the last weights' average on the other
+Trains on two thirds of each set's train list and scores the last weights on the other
 third; the test lists are not read. Within a seed all changes part the list alike. Every training
 gets as many seconds of one core's work (processor time, so that other work on the machine changes
 nothing): a few steps are timed, and tell how many there will be; or, for changes that leave a
@@ -61,10 +61,8 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "cross-entropy alone": {"loss": "bce"},
     "Dice alone": {"loss": "dice"},
     "no augmentation": {"augment": False},
-    "no moving average": {"ema": 0.0},
     "weight decay 0.01": {"weight_decay": 0.01},
     "constant learning rate": {"schedule": "constant"},
-    "neither moving average nor annealing": {"ema": 0.0, "schedule": "constant"},
     "level, then a line to zero": {"contorno.schedule:_factor": level_then_line},
     "no crop moved to a class": {MOVED: 0.0},
     "crops of 64, batches of 64": {"crop": 64, "batch_size": 64},
@@ -178,7 +176,7 @@ def train(data: Path, change: str, seed: int, options: Any) -> dict[str, Any]:
             for fold in folds(names[0], teachers, seed=seed, grouping=found.grouping):
                 teacher = trainer(steps, found.pairs.subset(sorted({*names[0]} - {*fold})))
                 steps_of(teacher)
-                run.teachers.append(teacher.average)
+                run.teachers.append(teacher.segmenter)
         began = time.process_time()
         times = steps_of(run)
         spent = time.process_time() - began

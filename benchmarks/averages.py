@@ -13,6 +13,7 @@ then run benchmarks/page.py.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -31,6 +32,7 @@ from page import RESULTS, machine
 
 SCHEDULES = ("cosine", "constant")
 QUARTERS = 4
+DECAY = 0.99
 
 
 def main() -> None:
@@ -98,9 +100,11 @@ def train(data: Path, seed: int, schedule: str, steps: int) -> list[dict[str, fl
     scored = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, *parts, hardware, Path(folder))
-        weights = {"average": trainer.average, "newest": trainer.segmenter}
+        average = copy.deepcopy(trainer.segmenter)
+        weights = {"average": average, "newest": trainer.segmenter}
         for batch in trainer.sampler.batches(0, start=0, workers=1):
             trainer.step(batch)
+            update(average, trainer.segmenter, done=trainer.position.step)
             trainer.position.step += 1
             if trainer.position.step % (steps // QUARTERS):
                 continue
@@ -110,6 +114,15 @@ def train(data: Path, seed: int, schedule: str, steps: int) -> list[dict[str, fl
                 found_by[kind] = trainer.validate(Never()).dice
             scored.append({"step": trainer.position.step} | found_by)
     return scored
+
+
+def update(average: Any, newest: Any, *, done: int) -> None:
+    """Exponential moving average of weights and batch statistics, quicker at the start."""
+    weight = 1 - min(DECAY, (1 + done) / (10 + done))
+    pairs = zip(average.state_dict().values(), newest.state_dict().values(), strict=True)
+    for mean, value in pairs:
+        if mean.is_floating_point():
+            mean.lerp_(value, weight)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
             if epoch % 2:
                 scores = run.validate(Never())
                 assert scores is not None
-                weights = copy.deepcopy(run.average.state_dict())
+                weights = copy.deepcopy(run.segmenter.state_dict())
                 models.append(Kept(scores.dice, scores.error, epoch + 1, weights))
             run.position.epoch, run.position.step = epoch + 1, 0
 
@@ -111,10 +111,10 @@ def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
         for rule, choose_model in RULES.items():
             chosen = choose_model(models)
             if chosen.epoch not in judged:
-                run.average.load_state_dict(chosen.weights)
+                run.segmenter.load_state_dict(chosen.weights)
                 tuned = tune(run.engine, run.card, validation, seed=seed)
                 judge.card = run.card.model_copy(update={"tuned": tuned})
-                judge.average.load_state_dict(chosen.weights)
+                judge.segmenter.load_state_dict(chosen.weights)
                 scores = judge.validate(Never())
                 assert scores is not None
                 judged[chosen.epoch] = scores.dice

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablation_page import ablation, ablation_before, ablation_float32, kept_epoch
+from ablation_page import ablation, ablation_before, averages, kept_epoch
 from accuracy_page import accuracy, accuracy_float32, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -403,7 +403,7 @@ SECTIONS = {
     "accuracy": accuracy,
     "accuracy_float32": accuracy_float32,
     "ablation": ablation,
-    "ablation_float32": ablation_float32,
+    "averages": averages,
     "ablation_before": ablation_before,
     "kept": kept_epoch,
     "classic": classic,

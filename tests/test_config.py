@@ -49,7 +49,6 @@ FULL = Config(
         learning_rate=1 / 3,
         crop=None,
         time=1200.0,
-        ema=0.99,
         augment=False,
     ),
     reasons={"training.batch_size": '4 fits,\nsays "memory"', "data.foreground": "as asked: 1,2"},

@@ -205,9 +205,8 @@ def test_a_planned_run_begins_with_the_weights_and_so_does_one_that_was_stopped_
     resumed = trainer(discs, run, encoder="timm/standin", **values)
     resumed.restore()  # no state was written yet
     for one in (begun, resumed):
-        for segmenter in (one.segmenter, one.average):
-            weights = segmenter.network.get_submodule("encoder.stages.0.0").weight
-            assert torch.equal(weights, torch.full_like(weights, TRAINED))
+        weights = one.segmenter.network.get_submodule("encoder.stages.0.0").weight
+        assert torch.equal(weights, torch.full_like(weights, TRAINED))
 
 
 def test_from_training_to_masks(

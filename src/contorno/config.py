@@ -107,7 +107,6 @@ class TrainingConfig(Section):
     validate_every: int = Field(1, ge=1)
     validate_images: int | None = Field(None, ge=1)
     augment: bool = True
-    ema: float = Field(0.0, ge=0, lt=1)
     patience: int = Field(0, ge=0)
     tune: bool = True
     seed: int = Field(0, ge=0)

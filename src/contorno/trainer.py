@@ -1,4 +1,4 @@
-"""One run: model, optimiser, moving average and position; a step, a validation, save and restore.
+"""One run: model, optimiser and position; a step, a validation, save and restore.
 
 Every random choice comes from (seed, epoch, step), so a run's state is its weights, its optimiser
 and a position. The order in which these things happen is `train`'s.
@@ -6,7 +6,6 @@ and a position. The order in which these things happen is `train`'s.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -70,7 +69,7 @@ class Validation(NamedTuple):
 
 
 class Trainer:
-    """One run: model, optimiser, average and position.
+    """One run: model, optimiser and position.
 
     Args:
         config: what to do.
@@ -110,9 +109,7 @@ class Trainer:
         self.network, self.optimizer = self.fabric.setup(
             self.segmenter.network, _optimizer(self.segmenter, recipe)
         )
-        self.average = copy.deepcopy(self.segmenter) if recipe.ema else self.segmenter
-        self._averaged = _floats(self.average), _floats(self.segmenter)
-        self.engine = PyTorchEngine(self.average, hardware)
+        self.engine = PyTorchEngine(self.segmenter, hardware)
         self.sampler = Sampler(
             training,
             recipe.batch_size,
@@ -137,7 +134,6 @@ class Trainer:
         network = self.segmenter.network
         if isinstance(network, EncoderUNet):
             network.load_pretrained()
-            self.average.load_state_dict(self.segmenter.state_dict())
 
     # One step
 
@@ -157,8 +153,6 @@ class Trainer:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._not_finite(batch, loss)
         self.optimizer.step()
-        if recipe.ema:
-            self._update_average(recipe.ema)
         return loss
 
     def normalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -216,14 +210,6 @@ class Trainer:
             f"accumulated to batches of {self.config.training.batch_size}; batch normalisation "
             "sees the smaller ones."
         )
-
-    def _update_average(self, decay: float) -> None:
-        """Exponential moving average of weights and batch statistics, quicker at the start."""
-        done = self.position.epoch * self.sampler.steps + self.position.step
-        weight = 1 - min(decay, (1 + done) / (10 + done))
-        average, newest = self._averaged
-        with torch.no_grad():
-            torch._foreach_lerp_(average, newest, weight)
 
     @property
     def rate(self) -> float:
@@ -302,7 +288,7 @@ class Trainer:
             "validation_dice": dice,
         }
         card = self.card.model_copy(update={"provenance": provenance})
-        save_model(self.run / "model.safetensors", self.average, card)
+        save_model(self.run / "model.safetensors", self.segmenter, card)
         return True
 
     def save(self) -> None:
@@ -310,8 +296,6 @@ class Trainer:
         self.position.saves += 1
         self.position.spent, self.began = self.spent, time.monotonic()
         tensors = flatten("model", self.segmenter.state_dict())
-        if self.config.training.ema:
-            tensors |= flatten("average", self.average.state_dict())
         tensors |= flatten("optimizer", optimizer_tensors(self.optimizer.optimizer))
         meta = {
             "number": self.position.saves,
@@ -360,8 +344,6 @@ class Trainer:
                     f"cannot be continued exactly; {fix}, or start a new run"
                 )
         self.segmenter.load_state_dict(unflatten("model", tensors))
-        if self.config.training.ema:
-            self.average.load_state_dict(unflatten("average", tensors))
         restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
         self.position = Position(**meta["position"])
         trim_log(self.run / LOG, self.position.epoch)
@@ -376,11 +358,6 @@ class Trainer:
             f"{self.run / 'state'}: no state to resume from, though this run was trained before; "
             f"put the folder back, or start a new run with another --out{usable}"
         )
-
-
-def _floats(module: nn.Module) -> list[Tensor]:
-    """Weights and batch statistics: all of a state but counters, which say nothing in use."""
-    return [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
 
 
 def _config_digest(config: Config) -> str:
