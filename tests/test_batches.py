@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from making import Array, pictures, read_all, save
 
 from contorno.config import Preprocessing
+from contorno.data.agreement import Reading
 from contorno.data.batches import Batch, Sampler, random_crop
-from contorno.data.dataset import Dataset
+from contorno.data.dataset import Dataset, load
+from contorno.data.pairs import find_pairs
+from contorno.losses import targets
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +184,18 @@ def test_crops_that_see_every_class_stay_where_they_are(monkeypatch: pytest.Monk
 
 
 # Classic: whole images, resized
+
+
+def test_one_overlapping_class_keeps_its_bit_when_resized(tmp_path: Path) -> None:
+    truth = np.zeros((48, 48), np.uint8)
+    truth[:, ::8] = truth[:, 1::8] = 255
+    save(tmp_path / "i" / "p.png", truth // 2)
+    save(tmp_path / "m" / "p.png", truth)
+    found = find_pairs(tmp_path / "i", {"a": tmp_path / "m"})
+    layered, _ = load(found.pairs, workers=0, reading=Reading(layers=("a",)))
+    (batch,) = sampler(layered, crop=None, batch=1, steps=1).batches(0, start=0, workers=0)
+    target, _ = targets(batch.masks, 1, multilabel=True, ignore=False)
+    assert target.mean() == pytest.approx(0.25, abs=0.05)
 
 
 def test_classic_resize_makes_soft_masks(dataset: Dataset) -> None:

@@ -271,7 +271,7 @@ def test_a_reader_that_has_enough_is_no_error(data: Path) -> None:
     assert command.stdout is not None
     command.stdout.close()
     assert b"contorno itself" not in command.communicate()[1]
-    assert command.returncode in (1, 141)
+    assert command.returncode == 0
 
 
 def test_ctrl_c_before_training(

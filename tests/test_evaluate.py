@@ -87,7 +87,7 @@ def test_the_file_says_what_was_done(results: dict[str, Any], model: Model) -> N
     assert about["architecture"].startswith("UNet")
     assert "float32" in about["engine"]
     assert results["labels"] == {
-        "note": "200 is foreground",
+        "note": "200 is foreground (28% of the pixels), 7 is background",  # of these masks
         "multilabel": False,
         "classes": [{"name": "foreground", "value": 200, "kind": "grey"}],
         "table": [],
@@ -543,6 +543,31 @@ def test_truths_are_written_in_the_values_of_the_model(tmp_path: Path) -> None:
     )
     assert (truth[2, 2].tolist(), truth[15, 22].tolist()) == ([255, 0, 0], [0, 0, 255])
     assert (drawn[2, 4].tolist(), drawn[0, 0].tolist()) == ([255, 0, 0], [0, 0, 0])
+
+
+def test_pixels_that_only_these_masks_ignore_are_seen_in_the_truths(tmp_path: Path) -> None:
+    dataset = exclusive(tmp_path)
+    trained = dataset.labels.model_copy(update={"lookup": ((0, 0), (1, 1), (2, 2))})
+    run(dataset, tmp_path / "out", labels=trained)
+    for name in ("p0", "p2"):
+        truth = Image.open(tmp_path / "out" / "truths" / f"{name}.png")
+        given = Image.open(tmp_path / "masks" / f"{name}.png")
+        assert np.array_equal(np.asarray(truth), np.asarray(given))
+
+
+def test_classes_that_contradict_the_model_are_refused(tmp_path: Path) -> None:
+    trained = exclusive(tmp_path).labels
+    pairs = find_pairs(tmp_path / "images", tmp_path / "masks").pairs
+
+    def read_as(classes: str) -> Dataset:
+        reading = Reading(classes=classes, ignore="255")
+        return load_data(pairs, workers=0, reading=reading, labels=trained)[0]
+
+    swapped = "background=0,nucleus=1,cell=2"
+    assert read_as("no=0,one=1,two=2").labels.values == (0, 1, 2)
+    assert read_as(swapped).labels.names == ("background", "nucleus", "cell")
+    with pytest.raises(InputError, match="in the model's names and order"):
+        read_as("background=0,two=2,one=1")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_every_image_validates_once_and_no_group_is_parted(run: Path, discs: Pat
 
 
 def test_each_fold_is_an_ordinary_run(run: Path, discs: Path) -> None:
-    seeds = set()
+    seeds, prepared = set(), set()
     for fold in range(1, FOLDS + 1):
         names = {path.name for path in (run / f"fold{fold}").iterdir()}
         wanted = {"config.toml", "split.json", "log.jsonl", "model.safetensors", "state"}
@@ -90,8 +90,10 @@ def test_each_fold_is_an_ordinary_run(run: Path, discs: Path) -> None:
         config = read_config(run / f"fold{fold}" / "config.toml")
         assert config.data.validation == pytest.approx(1 / FOLDS)
         seeds.add(config.training.seed)
+        prepared.add(config.preprocessing.model_dump_json())  # the mean hands one picture to all
         assert contorno.load(run / f"fold{fold}", **CPU).predict(picture(discs, "a1")).any()
     assert seeds == {0, 1, 2}
+    assert len(prepared) == 1
 
 
 def test_progress_says_which_fold(

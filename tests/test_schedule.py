@@ -38,12 +38,15 @@ def test_a_schedule_fills_the_time(
 
 def test_cooling_begins_once_and_ends_the_run_at_zero() -> None:
     recipe = TrainingConfig(epochs=100, steps_per_epoch=2, patience=10)
-    position = Position(epochs=100, micro_batch=4, epoch=29, best_epoch=20)
+    position = Position(epochs=100, micro_batch=4, epoch=30, best_epoch=20)
+    before = learning_rate(recipe, position)
+    position.epoch = 29
     assert cool_if_stuck(recipe, position)
     assert (position.cooling, position.epochs) == (30, 40)
     assert not cool_if_stuck(recipe, position)
     position.epoch = 30
     top = learning_rate(recipe, position)
+    assert top == pytest.approx(before)
     position.epoch, position.step = 39, 1
     assert 0 < learning_rate(recipe, position) == pytest.approx(top / 20)
     assert validates(recipe, position)

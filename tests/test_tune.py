@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -531,6 +532,17 @@ def test_everything_draws_the_same_mask(data: Path, run: Path, tmp_path: Path) -
         written = tifffile.imread(tmp_path / "drawn" / f"{path.stem}_probability.tif")
         assert np.array_equal(written, temper(raw, card)[0])
         assert np.array_equal(written, model.probabilities(picture))
+
+
+def test_tuning_that_is_called_off_is_taken_back(run: Path, tmp_path: Path) -> None:
+    again = shutil.copytree(run, tmp_path / "run")
+    written = (again / "config.toml").read_text()
+    (again / "config.toml").write_text(written.replace("tune = true", "tune = false"))
+    assert main(["train", "--resume", str(again), "--workers", "0"]) == 0
+    assert read_card(again / "model.safetensors").tuned == Tuned()
+    assert json.loads((again / "results.json").read_text())["tuned"] == json.loads(
+        Tuned().model_dump_json()
+    )
 
 
 def test_the_classic_recipe_is_not_tuned(data: Path, tmp_path: Path) -> None:

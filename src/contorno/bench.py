@@ -29,7 +29,7 @@ from contorno.engines.select import (
     quantise,
     write_bench,
 )
-from contorno.errors import InputError
+from contorno.errors import ConfigError, InputError
 from contorno.evaluate import image_score
 from contorno.finish import finish
 from contorno.hardware import Hardware, cores
@@ -42,6 +42,7 @@ Array = NDArray[Any]
 _COMPARED = 8  # pictures on which engines are compared with each other
 _CALIBRATED = 64  # pictures that 8 bits are calibrated on, at most
 _SCORED = 50  # validation pictures on which they are scored, at most
+_FEWEST = 6  # validation pictures: fewer do not tell whether 8 bits lose anything
 _AGREE = 0.999  # of the pixels: an engine that agrees less is not chosen by itself
 _EXACT = Hardware("cpu", "32-true", "CPU, float32")
 
@@ -64,6 +65,8 @@ def bench(
         reasons by engine; "peak": TFLOP/s; "training": the step; "fastest" of those that compute in
         the number format that was asked for, if one was.
     """
+    if size < 1 or rounds < 1:
+        raise ConfigError(f"size ({size}) and rounds ({rounds}) must be at least 1")
     sources, card = [member.source for member in model.members], model.card
     hardware = model.hardware
     calibration, validation = _given(model, data) if data is not None else _of_run(model)
@@ -108,7 +111,7 @@ def bench(
         "peak": {name: None if p is None else p / 1e12 for name, p in peak.items()},
         "engines": rows,
         "left_out": left_out,
-        "fastest": _fastest(rows, hardware),
+        "fastest": _fastest(rows, hardware, 0 if validation is None else len(validation)),
         "training": training_step(sources[0]),
     }
     for source in sources:
@@ -184,15 +187,18 @@ def _open(model: Model, *, int8: bool) -> tuple[dict[str, Engine], dict[str, str
     return engines, left_out
 
 
-def _fastest(rows: Sequence[dict[str, Any]], hardware: Hardware) -> str:
-    """The fastest that is as asked and exact enough; 8 bits may lose `MOST_LOST` of Dice."""
+def _fastest(rows: Sequence[dict[str, Any]], hardware: Hardware, pictures: int) -> str:
+    """The fastest that is as asked and exact enough.
+
+    8 bits may lose `MOST_LOST` of Dice, on at least `_FEWEST` validation pictures.
+    """
     best = max((row["dice"] for row in rows if row["dice"] is not None), default=None)
     fit = [
         row
         for row in rows
         if fits(row["engine"], hardware)
         and (
-            best is not None and row["dice"] >= best - MOST_LOST
+            best is not None and row["dice"] >= best - MOST_LOST and pictures >= _FEWEST
             if row["engine"] == "openvino-int8"
             else row["agreement"] >= _AGREE
         )

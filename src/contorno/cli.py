@@ -60,9 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("contorno: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `contorno check ... | head`: whoever read has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE
     except Exception as error:
         if debug:
             raise
@@ -385,7 +382,7 @@ def check(
     if printed:
         import json as writer
 
-        print(writer.dumps(result, indent=1))
+        progress.say(writer.dumps(result, indent=1))
     else:
         progress.findings(result)
         if page is not None:

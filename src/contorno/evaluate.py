@@ -18,7 +18,7 @@ from contorno import __version__
 from contorno.calibration import RULE, Reliability, relevant, reliability
 from contorno.card import ModelCard
 from contorno.data.dataset import Array, Dataset
-from contorno.data.labels import Labels, classify, prediction_paths, write_prediction
+from contorno.data.labels import IGNORE, Labels, classify, prediction_paths, write_prediction
 from contorno.data.pairs import Pair
 from contorno.doubt import doubt
 from contorno.engines import Engine, whole_image
@@ -158,7 +158,7 @@ def _score_pair(
         **_sources(pair),
         "turned": dataset.facts[index].turned,
         "prediction": _write(out, "predictions", pair.name, classes, labels),
-        "truth": _write(out, "truths", pair.name, truth, labels),
+        "truth": _write(out, "truths", pair.name, truth, _for_truth(labels, dataset.labels)),
         "height": truth.shape[0],
         "width": truth.shape[1],
         **_figures(combined),
@@ -268,6 +268,15 @@ def _threshold(card: ModelCard) -> float | list[float] | None:
         return None
     several = sorted(set(card.tuned.thresholds))
     return several[0] if len(several) == 1 else list(card.tuned.thresholds)
+
+
+def _for_truth(trained: Labels, found: Labels) -> Labels:
+    """The model's values, with one for pixels that are ignored in these masks alone."""
+    taken = {value for value, _ in trained.lookup}
+    free = [value for value in found.ignored if value not in taken]
+    if trained.ignored or not free or found.kind != trained.kind:
+        return trained
+    return trained.model_copy(update={"lookup": (*trained.lookup, (free[0], IGNORE))})
 
 
 def _write(out: Path, folder: str, name: str, classes: Array, labels: Labels) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,8 @@ def start(
         problems=[problem.as_dict() for problem in found.problems],
         before=round(time.monotonic() - began, 2),
     )
-    _config(plan, found.pairs.subset(_others(plan, 0)), 0)  # what cannot work is said at once
+    first = found.pairs.subset(_others(plan, 0))
+    _config(plan, found.pairs, first, 0)  # what cannot work is said at once
     plan.write(run)
     return _train(run, plan, found.pairs, workers)
 
@@ -250,7 +251,7 @@ def _train_fold(
         validation = whole.subset(plan.parts[fold])
         hardware = choose(device=plan.device, precision=plan.precision)
         trainer = begin(
-            Trainer(_config(plan, training, fold), training, validation, hardware, place),
+            Trainer(_config(plan, whole, training, fold), training, validation, hardware, place),
             _problems(plan),
             rule=plan.rule,
             groups=plan.groups,
@@ -261,12 +262,17 @@ def _train_fold(
     return spent, spent - trainer.position.spent
 
 
-def _config(plan: Plan, training: Dataset, fold: int) -> Config:
-    """The configuration of a fold; of equal ones but for the seed and the time."""
+def _config(plan: Plan, whole: Dataset, training: Dataset, fold: int) -> Config:
+    """The configuration of a fold, which prepares pictures as all others do.
+
+    The mean of models hands one prepared picture to all. So mean, spread and cut are those of all
+    pictures (not of their masks), as in nnU-Net.
+    """
     count, total, share = len(plan.parts), plan.total, plan.share()
     wishes = plan.wishes if total is None else plan.wishes | {"time": total / count}
     hardware = choose(device=plan.device, precision=plan.precision)
-    config = resolve(plan.recipe, plan.data, fingerprint(training), hardware, wishes)
+    seen = replace(fingerprint(whole), images=len(training))  # as one, so that the mean is right
+    config = resolve(plan.recipe, plan.data, seen, hardware, wishes)
     if total is not None and share is not None:
         left = count - len(plan.spent)
         reason = f"what remains of {clock(total)}, divided by the {left} fold(s) left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections import Counter
@@ -25,7 +26,25 @@ class Advance(Protocol):
 
 def say(message: str) -> None:
     """Print one message for the user on standard output, unwrapped and unstyled."""
-    print(printable(message), flush=True)
+    try:
+        print(printable(message), flush=True)
+    except BrokenPipeError:
+        _go_on_unheard()
+
+
+def _go_on_unheard() -> None:
+    """Print into nothing from now on: whoever read has enough, and the work goes on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output(Console):
+    """Standard output for tables."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        _go_on_unheard()
 
 
 def warn(message: str) -> None:
@@ -100,12 +119,12 @@ def labels_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         words = [Text(printable(row[key])) for key in ("value", "name")]
         grid.add_row(*words, f"{100 * row['share']:.3g}%", str(row["images"]))
-    Console(highlight=False).print(grid)
+    _Output().print(grid)
 
 
 def findings(result: dict[str, Any]) -> None:
     """Print what `check` found: how masks are read, then the worst first, some of each kind."""
-    console = Console(highlight=False)
+    console = _Output()
     say(f"{result['good']} of {result['pairs']} pairs can be used ({result['rule']})")
     if result["labels"] is not None:
         say(f"Masks: {result['labels']['note']}")
@@ -152,7 +171,7 @@ def table(results: dict[str, Any]) -> None:
             _interval(results["per_image"][key], "mean"),
             _interval(results["pooled"].get(key), "value"),
         )
-    console = Console(highlight=False)
+    console = _Output()
     console.print(grid)
     if classes := results.get("classes"):
         console.print(_class_table(classes, len(results["images"])))
@@ -181,7 +200,7 @@ def bench_table(result: dict[str, Any]) -> None:
             f"{row['agreement']:.3%}",
             _plain(dice),
         )
-    Console(highlight=False).print(grid)
+    _Output().print(grid)
     say("peak: share of the processor's; equal: pixels drawn as by float32")
     peaks = [f"{p:.2f} {name}" for name, p in result["peak"].items() if p is not None]
     step = result["training"]

@@ -6,7 +6,7 @@ default. Every number has its reason, which goes to config.toml.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
     mean, std = dataset.statistics()
     cut = _cut(dataset)
     if cut is not None:  # outliers would decide mean and spread
-        mean, std = _of_levels(dataset.levels(), *cut)
+        mean, std = _of_levels(dataset.levels())
     return Fingerprint(
         len(dataset),
         heights[len(heights) // 2],
@@ -96,9 +96,10 @@ def fingerprint(dataset: Dataset) -> Fingerprint:
 
 
 def _cut(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Where to cut values off: per channel at 0.1% and 99.9%, if more lies far beyond.
+    """Where to cut values off, per channel: far beyond 0.1% and 99.9%, if some lie there.
 
-    8-bit pictures have no such outliers; and where objects are as rare, they may be the outliers.
+    Far, so that other pictures may be lighter or darker than these. 8-bit pictures have no such
+    outliers; and where objects are as rare, they may be the outliers.
     """
     if dataset.dtype == "uint8" or dataset.foreground_share() < _CUT_FROM:
         return None
@@ -108,22 +109,16 @@ def _cut(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]] | None
     least = np.min([np.broadcast_to(one.lows, low.shape) for one in seen], axis=0)
     most = np.max([np.broadcast_to(one.highs, high.shape) for one in seen], axis=0)
     span = high - low
-    below, above = low - least > _TAIL * span, most - high > _TAIL * span
-    if (span <= 0).any() or not (below | above).any():
+    low, high = low - _TAIL * span, high + _TAIL * span
+    if (span <= 0).any() or not ((least < low) | (most > high)).any():
         return None
-    return (
-        tuple(np.where(below, low, least).tolist()),
-        tuple(np.where(above, high, most).tolist()),
-    )
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
-def _of_levels(
-    levels: NDArray[Any], low: Sequence[float], high: Sequence[float]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and spread per channel of values that are cut off, from their percentiles."""
-    fine = np.linspace(0, 100, 1001)
-    values = np.stack([np.interp(fine, LEVELS, row) for row in levels])  # (channels, 1001)
-    values = values.clip(np.array(low)[:, None], np.array(high)[:, None])
+def _of_levels(levels: NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and spread per channel of what lies between 0.1% and 99.9%, from the percentiles."""
+    fine = np.linspace(0.1, 99.9, 999)
+    values = np.stack([np.interp(fine, LEVELS, row) for row in levels])  # (channels, 999)
     std = values.std(axis=1)
     std[std == 0] = 1.0
     return tuple(values.mean(axis=1).tolist()), tuple(std.tolist())
@@ -335,7 +330,7 @@ def _reading(data: DataConfig, seen: Fingerprint) -> Choices:
         "preprocessing.dimmest": (seen.dimmest, "of the training images"),
     }
     if seen.cut is not None:
-        why = "values beyond are outliers: 0.1% on either side reach over 3 times the rest"
+        why = "values beyond are outliers: over 3 times the range of 99.8% away from it"
         choices["preprocessing.low"] = (seen.cut[0], why)
         choices["preprocessing.high"] = (seen.cut[1], why)
     if seen.upright:

@@ -36,6 +36,7 @@ class Position:
     best_epoch: int = 0
     late: bool = False  # whether it is of the second half of a cosine
     cooling: int | None = None  # epoch in which early annealing began
+    top: float = 0.0  # learning rate then
     fitted: int = 0  # epoch in which the length was last changed
     reached: float = 0.0  # share of the schedule that lay behind then
     spent: float = 0.0  # seconds since the command began, those of earlier sessions too
@@ -48,7 +49,7 @@ def learning_rate(recipe: TrainingConfig, position: Position) -> float:
     if position.cooling is None:
         return recipe.learning_rate * _factor(recipe, position, now)
     began, end = position.cooling * steps, position.epochs * steps
-    return recipe.learning_rate * _factor(recipe, position, began) * (end - now) / (end - began)
+    return position.top * (end - now) / (end - began)
 
 
 def validates(recipe: TrainingConfig, position: Position) -> bool:
@@ -80,6 +81,7 @@ def cool_if_stuck(recipe: TrainingConfig, position: Position) -> bool:
     stuck = recipe.patience > 0 and done - position.best_epoch >= recipe.patience
     if not stuck or position.cooling is not None or done + length >= position.epochs:
         return False
+    position.top = recipe.learning_rate * _factor(recipe, position, done * recipe.steps_per_epoch)
     position.cooling, position.epochs = done, done + length
     return True
 

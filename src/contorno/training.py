@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contorno.card import Tuned
 from contorno.checkpoint import save_card
 from contorno.config import Config, DataConfig, read_config
 from contorno.data.check import look_at_set
@@ -117,7 +118,7 @@ def resume(run: Path, workers: int) -> Model:
     if not (run / "config.toml").exists():
         raise ConfigError(
             f"{run}: no run folder to resume, or one that was stopped before training began; start "
-            "it again with images, masks and another --out"
+            "it again with images and masks"
         )
     with locked(run):
         sweep(run)
@@ -253,6 +254,8 @@ def _score(trainer: Trainer, problems: Sequence[Problem]) -> Model:
     run, recipe = trainer.run, trainer.config.training
     if recipe.tune:
         _tune(trainer)
+    elif (model := load(run, device="cpu", engine="pytorch")).card.tuned != Tuned():
+        save_card(model.path, model.card.model_copy(update={"tuned": Tuned()}))  # told so later
     model = load(run, device=recipe.device, precision=recipe.precision, engine="pytorch")
     results = evaluate(
         model.engine,

@@ -132,7 +132,8 @@ def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | N
     if labels is not None and not asked:
         alike = (labels.kind == "colour") == (kind == "colour")
         if alike and (labels.reads(seen.counts) or len(seen.counts) == 1):
-            return labels.model_copy(update={"table": _retold(labels, seen)})
+            update = {"table": _retold(labels, seen), "note": retell(labels, seen).note}
+            return labels.model_copy(update=update)
     dark = labels is not None and labels.values[0] > labels.values[1]
     foreground = reading.foreground or ("dark" if dark else "bright")
     take = partial(
@@ -155,8 +156,9 @@ def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | N
             f"these masks hold {len(decided.names)} classes ({decided.note}); the model has "
             f"{len(labels.names)} ({labels.note}). Say which value is which: --classes"
         )
-    if labels is not None and not reading.classes and len(labels.names) > 2:
-        _require_same_meaning(decided, labels)
+    renamed = labels is not None and bool(reading.classes) and decided.names != labels.names
+    if labels is not None and len(labels.names) > 2 and (renamed or not reading.classes):
+        _require_same_meaning(decided, labels, named=renamed)
     return decided
 
 
@@ -167,15 +169,21 @@ def retold(labels: Labels, good: Good) -> Labels:
     return retell(labels, gather([facts.masks[0] for _, facts in good]))
 
 
-def _require_same_meaning(decided: Labels, labels: Labels) -> None:
-    """Values that two codings share must be the same classes; else they are paired by guesswork."""
+def _require_same_meaning(decided: Labels, labels: Labels, *, named: bool) -> None:
+    """Values that two codings share must be the same classes; else they are paired by guesswork.
+
+    Args:
+        decided, labels: of these masks, and of the model.
+        named: whether the user named the classes of these masks, and so paired the other values.
+    """
     known, found = dict(labels.lookup), dict(decided.lookup)
     shared = {value for value in known.keys() & found.keys() if known[value] not in (0, IGNORE)}
     strange = [value for value, index in found.items() if value not in known and index != IGNORE]
-    if (shared and strange) or any(known[value] != found[value] for value in shared):
+    if (shared and strange and not named) or any(known[v] != found[v] for v in shared):
         raise InputError(
             f"these masks hold other values ({decided.note}) than those of the model "
-            f"({labels.note}). Say which value is which class: --classes"
+            f"({labels.note}). Say which value is which class, in the model's names and order: "
+            "--classes"
         )
 
 

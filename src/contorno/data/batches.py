@@ -108,7 +108,8 @@ class Sampler:
             return Batch(images, masks, names)
         sized = [resize(_channels_last(i[None]).float(), *size) for _, i, _ in examples]
         labels = self.dataset.labels
-        soft = labels.channels == 1 and not labels.ignored  # edges between 0 and 1, as in R1
+        several = labels.multilabel or labels.ignored  # what a pixel is then is no amount
+        soft = labels.channels == 1 and not several  # edges between 0 and 1, as in R1
         sized_masks = [
             resize(
                 torch.from_numpy(np.require(mask, requirements="W"))[None, None].float(),
