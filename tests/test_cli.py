@@ -447,6 +447,17 @@ def test_sizes_in_words(count: float, words: str) -> None:
     assert progress.size(count) == words
 
 
+def test_values_are_refused_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "no/images", "no/masks", "--epochs", "0", "--batch-size", "-3"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "training.epochs: 0" in said
+    assert "training.batch_size: -3" in said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -147,6 +147,9 @@ def train(
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
         wishes["time"] = parse_duration(str(time))
+    from contorno.recipes import require_sound_wishes
+
+    require_sound_wishes(wishes)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": workers, "began": began}
     with claimed(out, Path("runs") / date.today().isoformat()) as run, locked(run):
         hardware = choose(device=device, precision=precision)

@@ -7,6 +7,7 @@ chosen is left to `recipes`.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +146,27 @@ def build(section: type[BaseModel], where: str, **values: Any) -> Any:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise _config_error(error, where) from None
+        raise _config_error(error.errors(), where) from None
+
+
+def require_sound(where: str, **values: Mapping[str, Any]) -> None:
+    """Look at some values of some sections of a `Config` before the others are known.
+
+    Raises:
+        ConfigError: one problem for each value that could not work, whatever the others are.
+    """
+    errors: list[Any] = []
+    for name, given in values.items():
+        section: Any = Config.model_fields[name].annotation
+        try:
+            section.model_validate(given)
+        except ValidationError as error:
+            of_given = (
+                item for item in error.errors() if item["loc"][:1] and item["loc"][0] in given
+            )
+            errors += [item | {"loc": (name, *item["loc"])} for item in of_given]
+    if errors:
+        raise _config_error(errors, where)
 
 
 def read_config(path: Path) -> Config:
@@ -161,7 +182,7 @@ def read_config(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     except ValidationError as error:
-        raise _config_error(error, str(path)) from None
+        raise _config_error(error.errors(), str(path)) from None
 
 
 def parse_duration(text: str) -> float:
@@ -182,9 +203,9 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-def _config_error(error: ValidationError, where: str) -> ConfigError:
+def _config_error(errors: Sequence[Any], where: str) -> ConfigError:
     problems = []
-    for item in error.errors():
+    for item in errors:
         name = ".".join(str(part) for part in item["loc"]) or where
         if item["type"] == "extra_forbidden":
             what, expected = "no value has this name", "a name that this version writes"

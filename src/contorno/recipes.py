@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contorno.config import Config, DataConfig, build
+from contorno.config import Config, DataConfig, build, require_sound
 from contorno.data.dataset import Dataset
 from contorno.data.facts import LEVELS
 from contorno.errors import ConfigError
@@ -156,19 +156,27 @@ def resolve(
         section, _, field = name.partition(".")
         values[section][field] = value
         reasons[name] = reason
-    for field, value in wishes.items():
-        section = (
-            "network"
-            if field in _NETWORK
-            else "preprocessing"
-            if field in _PREPROCESSING
-            else "training"
-        )
-        values[section][field] = value
-        reasons[f"{section}.{field}"] = "as asked"
+    for section, asked in _sections(wishes).items():
+        values[section] |= asked
+        reasons |= {f"{section}.{field}": "as asked" for field in asked}
     config: Config = build(Config, "these options", data=data, reasons=reasons, **values)
     _check(config, seen)
     return config
+
+
+def require_sound_wishes(wishes: Mapping[str, Any]) -> None:
+    """Raise ConfigError for wishes that no data could make right, before any are read."""
+    require_sound("these options", **_sections(wishes))
+
+
+def _sections(wishes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Wishes by the section of config.toml that they stand in."""
+    sections: dict[str, dict[str, Any]] = {"network": {}, "preprocessing": {}, "training": {}}
+    for field, value in wishes.items():
+        network, preprocessing = field in _NETWORK, field in _PREPROCESSING
+        name = "network" if network else "preprocessing" if preprocessing else "training"
+        sections[name][field] = value
+    return sections
 
 
 Choices = dict[str, tuple[Any, str]]  # dotted name -> value and reason
