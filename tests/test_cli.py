@@ -461,7 +461,7 @@ def test_values_are_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--seed", "-1"], "seed (-1) must be 0 or more"),
+        (["--seed", "-1"], "training.seed: -1"),
         (["--recipe", "classic", "--batch-size", "0"], "training.batch_size: 0"),
         (["--crop", "64", "--widths", "1,2,3,4,5,6,7"], "leave less than 2 at the bottom"),
         (["--crop", "64", "--patch", "4"], "halve the picture 4 times after a patch of 4, and 64"),

@@ -189,7 +189,7 @@ def bench_table(result: dict[str, Any]) -> None:
     what = "random noise" if result["noise"] else "a picture"
     grid = Table(title=f"{what} of {width} x {height}, {result['gflop']:.1f} GFLOP")
     for name in ("engine", "ms (range)", "images/s", "peak", "equal", "Dice"):
-        grid.add_column(name, justify="left" if name == "engine" else "right", no_wrap=True)
+        grid.add_column(name, justify="left" if name == "engine" else "right", overflow="fold")
     for row in sorted(result["engines"], key=lambda row: float(row["ms"])):
         share, dice = row["share_of_peak"], row["dice"]
         grid.add_row(
@@ -218,10 +218,10 @@ def _class_table(classes: Sequence[dict[str, Any]], images: int) -> Table:
     """One row for each class; a class that few images hold is best judged by its pooled Dice."""
     grid = Table(title="Each class on its own")
     grid.add_column("class", overflow="fold")
-    grid.add_column("in images", justify="right")
-    grid.add_column("Dice per image", justify="right", no_wrap=True)
-    grid.add_column("IoU", justify="right")
-    grid.add_column("pooled Dice", justify="right")
+    grid.add_column("in images", justify="right", overflow="fold")
+    grid.add_column("Dice per image", justify="right", overflow="fold")
+    grid.add_column("IoU", justify="right", overflow="fold")
+    grid.add_column("pooled Dice", justify="right", overflow="fold")
     for one in classes:
         grid.add_row(
             Text(printable(one["name"])),  # a name is no markup
