@@ -21,7 +21,8 @@ from scipy import ndimage
 
 from contorno.ahead import Behind, in_order
 from contorno.card import ModelCard
-from contorno.data.facts import other_units, usable
+from contorno.data.agreement import other_units
+from contorno.data.facts import usable
 from contorno.data.labels import Labels, prediction_paths, write_prediction
 from contorno.data.names import picture_name
 from contorno.doubt import Doubt, as_text, doubt, from_text, write_list

@@ -5,25 +5,27 @@ What is left is good to train on; every pair that is left out is a problem with 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from contorno.config import Preprocessing
 from contorno.data.coding import MasksError, decide, overlap, retell, value_word
 from contorno.data.evidence import Evidence, MaskFacts, gather, labelled, numbers_classes
-from contorno.data.facts import Examined, Facts, other_units
-from contorno.data.labels import IGNORE, Labels, Row, misread, value_as
+from contorno.data.facts import Examined, Facts, Good
+from contorno.data.kinds import common_kind, of_one_kind
+from contorno.data.labels import IGNORE, Labels, Row, misread
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError, as_channels, read_channels
 
-Good = list[tuple[Pair, Facts]]
 _SOFT = 8  # values: more come from compression or soft edges
 _STRAY = 1e-3  # of the pixels of a mask
 _SMOOTH = 64  # values: fewer are no photograph
 _LEAST = 0.2  # of one mask's pixels beside the commonest class must be near the classes' values
+_BEYOND = 3.0  # times the training range: more means other units
+_WITHIN = 64  # so many times dimmer than any training picture: 0 to 1 instead of 0 to 255
 _GREY_IN_COLOUR = 3  # channels: grey pictures among such ones are repeated
 
 
@@ -90,9 +92,7 @@ def usable_pairs(
         good = _in_units(good, problems, units)
     for layer in range(len(good[0][1].masks)) if good else ():
         part = labels.parts[layer] if labels and labels.multilabel else labels
-        good = _one_kind(good, problems, layer, None if part is None else part.kind)
-        good = _one_palette(good, problems, layer)
-        good = _one_unit(good, layer)
+        good = of_one_kind(good, problems, layer, None if part is None else part.kind)
     return good
 
 
@@ -232,6 +232,25 @@ def _uniform(good: Good, problems: list[Problem], channels: int | None, dtype: s
     return kept
 
 
+def other_units(trained: Preprocessing, low: float, high: float, path: str) -> Problem | None:
+    """A picture of `low` to `high` for a model of other units: 0 to 1 for 0 to 65535, say."""
+    if trained.range is None or trained.dtype == "uint8":
+        return None
+    least, most = trained.range
+    span = most - least
+    beyond = high > most + _BEYOND * span or low < least - _BEYOND * span
+    within = 0 <= low < high < trained.dimmest / _WITHIN
+    if span <= 0 or not (beyond or within):
+        return None
+    return Problem(
+        path,
+        f"values from {low:g} to {high:g}",
+        f"about {least:g} to {most:g}, as the model was trained on",
+        "save the image in the units of the training images, or train a model on such images",
+        "other-units",
+    )
+
+
 def _in_units(good: Good, problems: list[Problem], trained: Preprocessing) -> Good:
     kept = []
     for pair, facts in good:
@@ -255,114 +274,6 @@ def _fits(pair: Pair, facts: Facts, channels: int) -> bool:
     except ImageError:
         return False
     return True
-
-
-def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None) -> Good:
-    """Leave out masks of another kind than most; bring those without any colour in line."""
-    masks = [facts.masks[layer] for _, facts in good]
-    mixed = _greys_are_colours(masks)
-    kind = "colour" if mixed else common_kind(masks, kind or "grey")
-    kept = []
-    for pair, facts in good:
-        mask = facts.masks[layer]
-        if mask.kind != kind:
-            grey_colours = mask.kind == "grey" and kind == "colour" and (mixed or mask.coloured)
-            mask_as = _as_kind(mask, kind) if len(mask.counts) == 1 or grey_colours else None
-            if mask_as is None:
-                problems.append(
-                    Problem(
-                        str(pair.masks[layer]),
-                        f"a {mask.kind} mask",
-                        f"a {kind} mask, as most of the others",
-                        "save it like those",
-                        "mixed-kinds",
-                    )
-                )
-                continue
-            mask = mask_as
-        kept.append((pair, _with_mask(facts, layer, mask)))
-    return kept
-
-
-def _as_kind(mask: MaskFacts, kind: str) -> MaskFacts | None:
-    """A mask as one of another kind; None where a value cannot be."""
-    new = {value: value_as(kind, value, mask.kind, mask.palette) for value in mask.counts}
-    if None in new.values():
-        return None
-    read = "colour" if kind == "colour" else kind if mask.kind == "palette" else mask.kind
-    return _renamed(replace(mask, kind=read), lambda value: new.get(value) or 0)
-
-
-def _renamed(mask: MaskFacts, new: Callable[[int], int]) -> MaskFacts:
-    counts, solid, between = (
-        {new(value): number for value, number in part.items()}
-        for part in (mask.counts, mask.solid, mask.between)
-    )
-    return replace(mask, counts=counts, solid=solid, between=between)
-
-
-def _with_mask(facts: Facts, layer: int, mask: MaskFacts) -> Facts:
-    return replace(facts, masks=tuple(mask if i == layer else m for i, m in enumerate(facts.masks)))
-
-
-def _one_unit(good: Good, layer: int) -> Good:
-    """Where some masks of floats from 0 to 1 have soft edges, 1 means the same in the others."""
-    units = {facts.masks[layer].unit for _, facts in good}
-    if units != {1, 255}:
-        return good
-    return [
-        (pair, _with_mask(facts, layer, _in_levels(facts.masks[layer]))) for pair, facts in good
-    ]
-
-
-def _in_levels(mask: MaskFacts) -> MaskFacts:
-    if mask.unit == 255:
-        return mask
-    return _renamed(replace(mask, unit=255), lambda value: 255 * value)
-
-
-def _greys_are_colours(masks: Sequence[MaskFacts]) -> bool:
-    """Whether the greys of masks without colour are among the colours of the others."""
-    colours = {value for mask in masks if mask.kind == "colour" for value in mask.counts}
-    greys = {value * 0x010101 for mask in masks if mask.kind == "grey" for value in mask.counts}
-    return bool(colours) and bool(greys) and greys <= colours
-
-
-def _one_palette(good: Good, problems: list[Problem], layer: int) -> Good:
-    """Leave out masks whose palette holds the others' colours in another order.
-
-    Indices are what counts; but white as 0 in one mask and as 1 in the rest is surely no choice.
-    """
-    own_of = [_indices(facts.masks[layer]) for _, facts in good]
-    votes: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
-    for own in own_of:
-        for colour, index in own.items():
-            votes[colour][index] += 1
-    index_of = {colour: counted.most_common(1)[0][0] for colour, counted in votes.items()}
-    kept = []
-    for (pair, facts), own in zip(good, own_of, strict=True):
-        moved = [c for c, index in own.items() if index_of.get(c, index) != index]
-        if moved:
-            problems.append(
-                Problem(
-                    str(pair.masks[layer]),
-                    f"a palette in which colour {moved[0]} is index {own[moved[0]]}",
-                    f"index {index_of[moved[0]]}, as in the other masks",
-                    "save all masks with one palette, or as grey values",
-                    "mixed-palette",
-                )
-            )
-            continue
-        kept.append((pair, facts))
-    return kept
-
-
-def _indices(mask: MaskFacts) -> dict[tuple[int, ...], int]:
-    """Index of each colour that a palette mask uses, of colours that have one index only."""
-    colours = [mask.palette[at : at + 3] for at in range(0, len(mask.palette), 3)]
-    times = Counter(colours)
-    used = [index for index in mask.counts if 0 <= index < len(colours)]
-    return {colours[index]: index for index in used if times[colours[index]] == 1}
 
 
 def well_read(good: Good, problems: list[Problem], labels: Labels) -> Good:
@@ -455,9 +366,3 @@ def common_channels(facts: Iterable[Facts]) -> int:
     """The commonest number of channels, or 3 where grey and colour are mixed."""
     counts = Counter(f.shape[2] for f in facts)
     return 3 if set(counts) == {1, 3} else counts.most_common(1)[0][0]
-
-
-def common_kind(masks: Iterable[MaskFacts], default: str) -> str:
-    """The commonest kind of mask; one of a single value tells nothing, whatever it is saved as."""
-    kinds = Counter(mask.kind for mask in masks if len(mask.counts) > 1).most_common(1)
-    return kinds[0][0] if kinds else default

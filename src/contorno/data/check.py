@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from contorno.data.agreement import (
-    Good,
     Reading,
     retold,
     turned_alike,
@@ -26,7 +25,7 @@ from contorno.data.agreement import (
 from contorno.data.coding import MasksError
 from contorno.data.copies import Copy, copy_findings, find_copies, group_leaks, groups_found
 from contorno.data.evidence import gather
-from contorno.data.facts import examine, examine_all
+from contorno.data.facts import Good, examine, examine_all
 from contorno.data.groups import Grouping, by_pattern, guess, joined
 from contorno.data.labels import Labels
 from contorno.data.names import unknown_stems

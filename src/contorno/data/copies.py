@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from contorno.data.agreement import Good
 from contorno.data.duplicates import near, same
+from contorno.data.facts import Good
 from contorno.data.groups import Grouping
 from contorno.data.pairs import Pair
 from contorno.errors import Problem

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from contorno.config import Preprocessing
 from contorno.data.agreement import (
-    Good,
     Reading,
     common_channels,
     retold,
@@ -26,7 +25,7 @@ from contorno.data.agreement import (
     well_read,
 )
 from contorno.data.evidence import MaskFacts
-from contorno.data.facts import LEVELS, Examined, Facts, examine, examine_all, usable
+from contorno.data.facts import LEVELS, Examined, Facts, Good, examine, examine_all, usable
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem

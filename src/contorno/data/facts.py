@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contorno.ahead import in_order
-from contorno.config import Preprocessing
 from contorno.data.duplicates import thumbnail
 from contorno.data.evidence import MaskFacts, look_at
 from contorno.data.labels import IGNORE, Labels
@@ -42,8 +41,6 @@ LEVELS = (0.0, 0.1, 0.5, 1, 5, 25, 50, 75, 95, 99, 99.5, 99.9, 100.0)  # percent
 _SAMPLE = 16_384  # pixels of an image that percentiles are computed from
 _TINY = 16  # pixels: less is no picture to segment
 _LONG = 10  # times longer than wide
-_BEYOND = 3.0  # times the training range: more means other units
-_WITHIN = 64  # so many times dimmer than any training picture: 0 to 1 instead of 0 to 255
 
 
 @dataclass(frozen=True)
@@ -123,6 +120,9 @@ class Examined:
     masks: tuple[RawMask, ...]
 
 
+Good = list[tuple[Pair, Facts]]
+
+
 def examine(
     pair: Pair, *, pages: bool = False, upright: bool = False, statistics: bool = False
 ) -> Examined | list[Problem]:
@@ -185,25 +185,6 @@ def usable(image: Array) -> Array:
         return image
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         return image.astype(np.float32)
-
-
-def other_units(trained: Preprocessing, low: float, high: float, path: str) -> Problem | None:
-    """A picture of `low` to `high` for a model of other units: 0 to 1 for 0 to 65535, say."""
-    if trained.range is None or trained.dtype == "uint8":
-        return None
-    least, most = trained.range
-    span = most - least
-    beyond = high > most + _BEYOND * span or low < least - _BEYOND * span
-    within = 0 <= low < high < trained.dimmest / _WITHIN
-    if span <= 0 or not (beyond or within):
-        return None
-    return Problem(
-        path,
-        f"values from {low:g} to {high:g}",
-        f"about {least:g} to {most:g}, as the model was trained on",
-        "save the image in the units of the training images, or train a model on such images",
-        "other-units",
-    )
 
 
 def examine_all(

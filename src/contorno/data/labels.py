@@ -202,18 +202,6 @@ def distance(a: Array, b: Array, kind: str) -> Array:
     return np.asarray(np.max(channels, axis=0))
 
 
-def value_as(kind: str, value: int, own: str, palette: Sequence[int]) -> int | None:
-    """The value of a mask of kind `own` as masks of another kind hold it; None if they cannot."""
-    if own == "grey" and kind == "colour":
-        return value * 0x010101
-    if own != "palette" or kind == "palette" or 3 * value + 3 > len(palette):
-        return value
-    red, green, blue = palette[3 * value : 3 * value + 3]
-    if kind == "colour":
-        return red << 16 | green << 8 | blue
-    return red if red == green == blue else None
-
-
 def misread(labels: Labels, counts: Mapping[int, int]) -> bool:
     """Whether a mask of two values would become one class: coded otherwise than the rest."""
     if labels.others != "nearest" or len(counts) != 2 or set(counts) <= dict(labels.lookup).keys():
