@@ -89,6 +89,8 @@ three.
 - Dice is the mean over the test images; of three classes the two that are not background are
   scored, and an image's figure is their mean. Both empty counts 1, one empty 0.
 - With several seeds the figure is their mean, with the lowest and the highest.
+- Contorno's recipe then still averaged its weights over the last hundred steps or so. What that was
+  worth beside the annealing stands under "What moving average and annealing are worth".
 - Peers run with the environment as it is; contorno's command line sets how long compute threads
   wait before they sleep.
 - No test score chose between recipes. That contorno was level with MONAI on dsb2018_stage1 was
