@@ -277,9 +277,9 @@ def _fits(pair: Pair, facts: Facts, channels: int) -> bool:
 
 
 def well_read(good: Good, problems: list[Problem], labels: Labels) -> Good:
-    """Keep the masks that are coded like the others, such as no 0/1 among 0/255, and say something.
+    """Keep the masks that are coded like the others, such as no 0/1 among 0/255.
 
-    Nothing can be learnt from a mask of ignored pixels alone, and nothing scored by it.
+    Those of ignored pixels alone go too: nothing can be learnt from them, nor scored.
     """
     kept = []
     for pair, facts in good:
