@@ -817,7 +817,7 @@ def test_evaluation_masks_of_other_classes_are_refused(tmp_path: Path) -> None:
 def test_other_values_are_not_paired_with_classes_by_their_order(tmp_path: Path) -> None:
     trained = decide(counted({0: 9, 1: 5, 2: 5, 5: 5}))
     mask = blocks(0, 1, 2, 3)
-    with pytest.raises(InputError, match="Say which value is which class: --classes"):
+    with pytest.raises(InputError, match="which class, in the model's names and order: --classes"):
         load(pairs(tmp_path, mask), workers=0, labels=trained)
     other = blocks(0, 85, 170, 255)  # another coding altogether is paired in order
     dataset, _ = load(pairs(tmp_path / "o", other), workers=0, labels=trained)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 _SCREENFUL = 12  # findings of one kind that are printed
+_NARROW = 70  # columns: in fewer, figures are folded; in more, they stay in one line
 
 
 class Advance(Protocol):
@@ -174,7 +175,8 @@ def table(results: dict[str, Any]) -> None:
     console = _Output()
     console.print(grid)
     if classes := results.get("classes"):
-        console.print(_class_table(classes, len(results["images"])))
+        wide = console.width >= _NARROW
+        console.print(_class_table(classes, len(results["images"]), wide=wide))
     empty = results["empty"]
     if empty["images"]:
         say(
@@ -187,9 +189,11 @@ def bench_table(result: dict[str, Any]) -> None:
     """Print what `bench` measured, and what it recommends."""
     height, width = result["size"]
     what = "random noise" if result["noise"] else "a picture"
+    console = _Output()
     grid = Table(title=f"{what} of {width} x {height}, {result['gflop']:.1f} GFLOP")
     for name in ("engine", "ms (range)", "images/s", "peak", "equal", "Dice"):
-        grid.add_column(name, justify="left" if name == "engine" else "right", overflow="fold")
+        side: Any = "left" if name == "engine" else "right"
+        grid.add_column(name, justify=side, overflow="fold", no_wrap=console.width >= _NARROW)
     for row in sorted(result["engines"], key=lambda row: float(row["ms"])):
         share, dice = row["share_of_peak"], row["dice"]
         grid.add_row(
@@ -200,7 +204,7 @@ def bench_table(result: dict[str, Any]) -> None:
             f"{row['agreement']:.3%}",
             _plain(dice),
         )
-    _Output().print(grid)
+    console.print(grid)
     say("peak: share of the processor's; equal: pixels drawn as by float32")
     peaks = [f"{p:.2f} {name}" for name, p in result["peak"].items() if p is not None]
     step = result["training"]
@@ -214,12 +218,12 @@ def bench_table(result: dict[str, Any]) -> None:
     say(f"* From now on --engine auto means {result['fastest']} for this model on this machine.")
 
 
-def _class_table(classes: Sequence[dict[str, Any]], images: int) -> Table:
+def _class_table(classes: Sequence[dict[str, Any]], images: int, *, wide: bool) -> Table:
     """One row for each class; a class that few images hold is best judged by its pooled Dice."""
     grid = Table(title="Each class on its own")
     grid.add_column("class", overflow="fold")
     grid.add_column("in images", justify="right", overflow="fold")
-    grid.add_column("Dice per image", justify="right", overflow="fold")
+    grid.add_column("Dice per image", justify="right", overflow="fold", no_wrap=wide)
     grid.add_column("IoU", justify="right", overflow="fold")
     grid.add_column("pooled Dice", justify="right", overflow="fold")
     for one in classes:
