@@ -21,6 +21,7 @@ import pytest
 import tifffile
 from corpus import CASES, KINDS, NOTES, PEER_CASES, UNREADABLE, Case
 from corpus.parts import scene
+from making import save
 from PIL import Image
 
 from contorno import api
@@ -181,6 +182,16 @@ def contents(folder: Path) -> dict[str, str]:
 def test_the_corpus_has_every_entry() -> None:
     assert len(CASES) >= 200
     assert {case.entry for case in CASES} == set(ENTRIES)
+
+
+def test_nothing_usable_suggests_nothing_else(tmp_path: Path) -> None:
+    for index in range(10):
+        save(tmp_path / "i" / f"{index}.png", np.eye(32, k=index, dtype=np.uint8) * 200)
+        save(tmp_path / "m" / f"{index}.png", np.full((32, 32), 255, np.uint8))
+    result = api.check(tmp_path / "i", tmp_path / "m")
+    assert result["good"] == 0
+    (words,) = result["suggestions"]
+    assert words.startswith("Nothing can be trained on yet")
 
 
 def test_cases_have_names_of_their_own_and_known_kinds() -> None:

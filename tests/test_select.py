@@ -383,6 +383,12 @@ def test_bench_of_a_model_alone_times_noise(
     assert 0.5 < given["engines"][0]["dice"] <= 1
 
 
+@pytest.mark.parametrize("numbers", [{"rounds": 0}, {"size": 0}, {"size": -8}])
+def test_bench_of_no_rounds_or_no_pixels(run: Path, numbers: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        contorno.bench(run, device="cpu", **numbers)
+
+
 def test_bench_when_the_pictures_of_the_run_are_gone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -157,12 +157,19 @@ NEAR = under(
 
 TWO_MASKS = copy(photo(0), drawn(1))
 NO_OBJECTS = copy(photo(0), png(np.zeros((SIDE, SIDE), np.uint8)))
+A_ROW = binary(0)
+A_ROW[21] = 255 - A_ROW[21]
+MASK_OF_A_ROW = copy(photo(0), png(A_ROW))
 
 OTHER = under(
     "same image with different masks",
     used(
         "other-mask",
-        {"two masks of one picture": TWO_MASKS, "a copy without objects": NO_OBJECTS},
+        {
+            "two masks of one picture": TWO_MASKS,
+            "a copy without objects": NO_OBJECTS,
+            "a copy whose mask differs in a row": MASK_OF_A_ROW,
+        },
         says="p0 copy",
         good=None,
         also="duplicate-image",
