@@ -57,11 +57,12 @@ def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None)
 
 def _as_kind(mask: MaskFacts, kind: str) -> MaskFacts | None:
     """A mask as one of another kind; None where a value cannot be."""
+    if mask.kind == "colour" or kind == "palette":
+        return mask
     new = {value: _value_as(kind, value, mask.kind, mask.palette) for value in mask.counts}
     if None in new.values():
         return None
-    read = "colour" if kind == "colour" else kind if mask.kind == "palette" else mask.kind
-    return _renamed(replace(mask, kind=read), lambda value: new.get(value) or 0)
+    return _renamed(replace(mask, kind=kind), lambda value: new.get(value) or 0)
 
 
 def _renamed(mask: MaskFacts, new: Callable[[int], int]) -> MaskFacts:
@@ -137,10 +138,10 @@ def _indices(mask: MaskFacts) -> dict[tuple[int, ...], int]:
 
 
 def _value_as(kind: str, value: int, own: str, palette: Sequence[int]) -> int | None:
-    """The value of a mask of kind `own` as masks of another kind hold it; None if they cannot."""
-    if own == "grey" and kind == "colour":
+    """The value of a grey or palette mask as masks of colours, or greys, hold it; None if not."""
+    if own == "grey":
         return value * 0x010101
-    if own != "palette" or kind == "palette" or 3 * value + 3 > len(palette):
+    if 3 * value + 3 > len(palette):
         return value
     red, green, blue = palette[3 * value : 3 * value + 3]
     if kind == "colour":
