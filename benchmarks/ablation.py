@@ -14,23 +14,16 @@ benchmarks/page.py.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from queue import SimpleQueue
 from statistics import median
-from threading import Lock
 from typing import Any
 
 from accuracy_sets import SETS
-from page import RESULTS, machine
+from cells import TIMED, Never, arguments, measure, parted, steps_of, train_list
 
 QUICK, WIDE = (16, 32, 64, 128, 256), (32, 64, 128, 256, 512)
 MOVED = "contorno.data.batches:_MOVED"
@@ -69,70 +62,29 @@ CHANGES: dict[str, dict[str, Any]] = {  # name: values that win over the recipe'
     "crops of 64, batches of 64, none moved": {"crop": 64, "batch_size": 64, MOVED: 0.0},
     "taught by the models of 5 folds": {TEACHERS: 5},
 }
-TIMED = 12  # steps, of which the first four do not count
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    parser = arguments(__doc__, "ablation.json")
     parser.add_argument("--seconds", type=float, default=90.0, help="of one core, for training")
     parser.add_argument("--steps", type=int, help="of training, in place of seconds")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=CHANGES)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--results", type=Path, default=RESULTS / "ablation.json")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)  # SET, SEED, CHANGE: measure one, here
     options = parser.parse_args()
     if options.cell:
         name, seed, change = options.cell.split("/")
         print(json.dumps(train(options.data / name, change, int(seed), options)))
         return
-    cores, lock = SimpleQueue[int](), Lock()
-    for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
-        cores.put(core)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        cells = [
-            pool.submit(measure, *key, options, cores, lock)
-            for key in product(options.seeds, options.sets, options.changes)
-        ]
-    for cell in cells:
-        cell.result()  # raises what went wrong
-
-
-def measure(seed: int, name: str, change: str, options: Any, cores: Any, lock: Any) -> None:
-    """One cell in a process of its own, on a core of its own."""
-    target = options.results
-    work = f"{options.steps} steps" if options.steps else f"{options.seconds:g} s"
-    key = f"{name}, {work}, {change}, seed {seed}"
-    with lock:
-        if key in read(target):
-            return
-    core = cores.get()
-    words = [sys.executable, __file__, str(options.data), "--seconds", str(options.seconds)]
-    words += ["--steps", str(options.steps)] if options.steps else []
-    done = subprocess.run(
-        [*words, "--cell", f"{name}/{seed}/{change}"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
-    )
-    cores.put(core)
-    if done.returncode:
-        print(f"{key} failed:\n{done.stderr}", file=sys.stderr, flush=True)
-        return
     seconds = None if options.steps else options.seconds
-    about = {"set": name, "core_seconds": seconds, "change": change, "seed": seed}
-    cell = about | json.loads(done.stdout.splitlines()[-1])
-    print(key, cell["dice"], cell["steps"], flush=True)
-    with lock:
-        cells = read(target) | {key: cell}
-        target.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1))
-
-
-def read(target: Path) -> dict[str, Any]:
-    return json.loads(target.read_text())["cells"] if target.exists() else {}
+    work = f"{options.steps} steps" if options.steps else f"{seconds:g} s"
+    words = ["--steps", str(options.steps)] if options.steps else ["--seconds", str(seconds)]
+    cells = {}
+    for seed, name, change in product(options.seeds, options.sets, options.changes):
+        about = {"set": name, "core_seconds": seconds, "change": change, "seed": seed}
+        cells[f"{name}, {work}, {change}, seed {seed}"] = (
+            about,
+            [*words, "--cell", f"{name}/{seed}/{change}"],
+        )
+    measure(cells, options)
 
 
 def train(data: Path, change: str, seed: int, options: Any) -> dict[str, Any]:
@@ -189,51 +141,6 @@ def train(data: Path, change: str, seed: int, options: Any) -> dict[str, Any]:
         "processor_seconds": round(spent, 1),
         "images": [len(part) for part in parts],
     }
-
-
-def train_list(data: Path) -> tuple[Any, Any]:
-    """A set's train list: where it lies (DataConfig), and what was read there (Material)."""
-    from contorno.config import DataConfig
-    from contorno.training import read_material
-
-    classes = SETS[data.name]
-    named = ",".join(f"{n}={v}" for n, v in classes.items()) if len(classes) > 2 else None
-    folders = {"images": str(data / "images"), "masks": str(data / "masks")}
-    material = DataConfig(**folders, files=str(data / "split_train.txt"), classes=named)
-    return material, read_material(material, workers=1)
-
-
-def parted(found: Any, names: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Some names of a Material in two, the second part about a `share`, as a run parts them."""
-    from contorno.data.groups import split
-
-    foreground = {name: found.foreground[name] for name in names}
-    return split(
-        names,
-        share=share,
-        seed=seed,
-        chosen=None,
-        grouping=found.grouping,
-        foreground=foreground,
-    )
-
-
-class Never:
-    """A stop that is never asked for."""
-
-    requested = False
-
-
-def steps_of(trainer: Any) -> list[float]:
-    """Train the one epoch that there is; seconds of processor time of every step."""
-    times, before = [], time.process_time()
-    for batch in trainer.sampler.batches(0, start=0, workers=1):
-        trainer.step(batch)
-        trainer.position.step += 1
-        now = time.process_time()
-        times.append(now - before)
-        before = now
-    return times
 
 
 if __name__ == "__main__":

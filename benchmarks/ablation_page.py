@@ -99,7 +99,7 @@ def kept_epoch(results: dict[str, Any]) -> str:
     seeds = len({cell["seed"] for cell in cells})
     return f"""## Which epoch is kept
 
-`OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/kept.py DATA`: one training of
+`python benchmarks/kept.py DATA --seeds 0 1`: one training of
 {cells[0]["epochs"]} epochs, {min(steps):,} to {max(steps):,} steps, on two thirds of a train list,
 parted as in a run. Each rule picks an epoch by the validation part of these, on which threshold and
 the like are then tuned; the mean Dice is that of the other third, which chose nothing, over

@@ -12,23 +12,14 @@ then run benchmarks/page.py.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
-import os
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Lock
 from typing import Any
 
-from ablation import Never, parted, read, train_list
-from accuracy_sets import SETS
-from page import RESULTS, machine
+from cells import Never, arguments, measure, parted, train_list
 
 SCHEDULES = ("cosine", "constant")
 QUARTERS = 4
@@ -36,52 +27,24 @@ DECAY = 0.99
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    parser = arguments(__doc__, "averages.json")
     parser.add_argument("--steps", type=int, default=400, help="of training")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
     parser.add_argument("--schedules", nargs="+", default=list(SCHEDULES), choices=SCHEDULES)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--results", type=Path, default=RESULTS / "averages.json")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)  # SET/SEED/SCHEDULE: measure one, here
     options = parser.parse_args()
+    steps = options.steps
     if options.cell:
         name, seed, schedule = options.cell.split("/")
-        print(json.dumps(train(options.data / name, int(seed), schedule, options.steps)))
+        scores = train(options.data / name, int(seed), schedule, steps)
+        print(json.dumps({"scores": scores}))
         return
-    cores, lock = SimpleQueue[int](), Lock()
-    for core in sorted(os.sched_getaffinity(0))[: options.jobs]:
-        cores.put(core)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        keys = product(options.seeds, options.sets, options.schedules)
-        for cell in [pool.submit(measure, *key, options, cores, lock) for key in keys]:
-            cell.result()  # raises what went wrong
-
-
-def measure(seed: int, name: str, schedule: str, options: Any, cores: Any, lock: Any) -> None:
-    """One cell in a process of its own, on a core of its own."""
-    key = f"{name}, {options.steps} steps, {schedule}, seed {seed}"
-    with lock:
-        if key in read(options.results):
-            return
-    core = cores.get()
-    words = [sys.executable, __file__, str(options.data), "--steps", str(options.steps)]
-    done = subprocess.run(
-        [*words, "--cell", f"{name}/{seed}/{schedule}"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: os.sched_setaffinity(0, [core]),
-    )
-    cores.put(core)
-    done.check_returncode()
-    scores = json.loads(done.stdout.splitlines()[-1])
-    about = {"set": name, "steps": options.steps, "schedule": schedule, "seed": seed}
-    print(key, scores, flush=True)
-    with lock:
-        cells = read(options.results) | {key: about | {"scores": scores}}
-        options.results.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1))
+    cells = {}
+    for seed, name, schedule in product(options.seeds, options.sets, options.schedules):
+        about = {"set": name, "steps": steps, "schedule": schedule, "seed": seed}
+        cells[f"{name}, {steps} steps, {schedule}, seed {seed}"] = (
+            about,
+            ["--steps", str(steps), "--cell", f"{name}/{seed}/{schedule}"],
+        )
+    measure(cells, options)
 
 
 def train(data: Path, seed: int, schedule: str, steps: int) -> list[dict[str, float]]:

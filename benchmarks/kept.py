@@ -1,29 +1,28 @@
 """Which epoch's weights to keep: rules compared on images that chose nothing.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/kept.py DATA [--seconds 420]
-        [--sets isbi2012_em ...] [--seeds 0 1]
+    python benchmarks/kept.py DATA [--seconds 420] [--sets isbi2012_em ...] [--seeds 0 1]
+        [--jobs 2] [--results FILE]
 
 Parts each set's train list into a third that judges and two thirds that are parted again, as in a
 run, into training and validation; the test lists are not read. A network is trained for so many
 seconds of processor time, and validated every other epoch. Every rule then picks an epoch by the
 validation images, what is tuned is tuned on them, and the third is scored. Cells that are in
-benchmarks/results/kept.json are skipped; then run benchmarks/page.py.
+the results (benchmarks/results/kept.json, all of one machine) are skipped; then run
+benchmarks/page.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import tempfile
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from ablation import TIMED, Never, parted, read, steps_of, train_list
-from accuracy_sets import SETS
-from page import RESULTS, machine
+from cells import TIMED, Never, arguments, measure, parted, steps_of, train_list
 
 EPOCHS = 120  # of one training, however many steps
 MOST = 20  # images that validate an epoch, as in a run of minutes
@@ -52,25 +51,24 @@ RULES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path)
+    parser = arguments(__doc__, "kept.json")
     parser.add_argument("--seconds", type=float, default=420.0, help="of processor time")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     options = parser.parse_args()
-    target = RESULTS / "kept.json"
-    for name in options.sets:
-        for seed in options.seeds:
-            key = f"{name}, {options.seconds:g} s, seed {seed}"
-            if key in read(target):
-                continue
-            cell = measure(options.data / name, seed, options.seconds)
-            print(key, cell["rules"], flush=True)
-            cells = read(target) | {key: {"set": name, "seed": seed} | cell}
-            target.write_text(json.dumps({"machine": machine(), "cells": cells}, indent=1))
+    seconds = options.seconds
+    if options.cell:
+        name, seed = options.cell.split("/")
+        print(json.dumps(train(options.data / name, int(seed), seconds)))
+        return
+    cells = {}
+    for seed, name in product(options.seeds, options.sets):
+        cells[f"{name}, {seconds:g} s, seed {seed}"] = (
+            {"set": name, "seed": seed},
+            ["--seconds", str(seconds), "--cell", f"{name}/{seed}"],
+        )
+    measure(cells, options)
 
 
-def measure(data: Path, seed: int, seconds: float) -> dict[str, Any]:
+def train(data: Path, seed: int, seconds: float) -> dict[str, Any]:
     """Train one network; what every rule picks of it, and how that is judged."""
     from contorno.hardware import choose
     from contorno.recipes import fingerprint, resolve
