@@ -108,6 +108,7 @@ EXACT: dict[str, tuple[bytes, np.ndarray]] = {
     "png palette": (indexed(GREY), np.reshape(PALETTE, (256, 3)).astype(np.uint8)[GREY]),
     "bmp": (pillow(RGB, "BMP"), RGB),
     "bmp grey": (pillow(GREY, "BMP"), GREY[:, :, None]),
+    "bmp one bit": (pillow(BITS, "BMP"), np.where(BITS, 255, 0).astype(np.uint8)[:, :, None]),
     "webp lossless": (pillow(RGB, "WEBP", lossless=True), RGB),
     "tiff uint8": (tiff(GREY), GREY[:, :, None]),
     "tiff uint16": (tiff(DEEP), DEEP[:, :, None]),

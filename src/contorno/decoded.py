@@ -110,8 +110,11 @@ def valid_orientation(orientation: Any) -> int:
 
 
 def bytes_of_bits(array: Array) -> Array:
-    """One bit a pixel as 0 and 255; anything else as it is."""
-    return array.view(np.uint8) * np.uint8(255) if array.dtype == np.bool_ else array
+    """One bit a pixel as 0 and 255; anything else as it is.
+
+    The bytes of a true bit tell nothing: they are 255 where Pillow decoded it, 1 elsewhere.
+    """
+    return np.where(array, np.uint8(255), np.uint8(0)) if array.dtype == np.bool_ else array
 
 
 def pixels_of(picture: Image.Image, mode: str | None) -> Array:
