@@ -416,6 +416,17 @@ def test_masks_coded_unlike_the_others_are_named(tmp_path: Path) -> None:
     assert [problem.what for problem in problems] == ["values 0, 1"]
 
 
+def test_palettes_that_lack_unused_colours_are_one(tmp_path: Path) -> None:
+    """Programs that save only the colours in use: the first mask's palette has no third one."""
+    palette = (0, 0, 0, 255, 0, 0, 0, 255, 0)
+    for index, most in enumerate((1, 2, 2)):
+        picture, _ = draw(index, size=64)
+        save(tmp_path / "images" / f"p{index}.png", picture)
+        values = np.minimum(np.arange(64 * 64).reshape(64, 64) // 1300, most)
+        save_palette(tmp_path / "masks" / f"p{index}.png", values, palette[: 3 * most + 3])
+    assert read_all(tmp_path).labels.palette == palette
+
+
 def test_palettes_in_another_order_are_named(tmp_path: Path) -> None:
     for index in range(3):
         image, mask = draw(index, size=64)

@@ -302,6 +302,14 @@ def test_palette_masks_come_back(values: np.ndarray) -> None:
     assert mask.palette == PALETTE
 
 
+def test_indices_beyond_a_palette_come_back(tmp_path: Path) -> None:
+    values = np.array([[0, 1, 2], [16, 1, 0]], np.uint8)
+    write_mask(tmp_path / "m.png", values, kind="palette", palette=(0, 0, 0, 255, 0, 0))
+    mask = read_raw_mask(tmp_path / "m.png")
+    assert np.array_equal(mask.values, values)
+    assert mask.palette == (0, 0, 0, 255, 0, 0, *[0] * 45)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     arrays(

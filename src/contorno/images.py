@@ -254,12 +254,16 @@ def write_mask(
     palette: tuple[int, ...] = (),
     text: dict[str, str] | None = None,
 ) -> None:
-    """Write (H, W) integers as PNG: uint8 or uint16 grey, palette index, or packed colour."""
+    """Write (H, W) integers as PNG: uint8 or uint16 grey, palette index, or packed colour.
+
+    An index beyond the palette is black, as it is read: Pillow would write it with too few bits.
+    """
     if kind == "colour":
         picture = Image.fromarray(unpack_colours(values))
     elif kind == "palette":
         picture = Image.fromarray(values.astype(np.uint8), mode="P")
-        picture.putpalette(list(palette))
+        missing = 3 * (int(values.max()) + 1) - len(palette)
+        picture.putpalette([*palette, *[0] * missing])
     else:
         picture = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
     write_bytes(path, encode_png(picture, text=text))

@@ -142,7 +142,7 @@ def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | N
         classes=reading.classes,
         ignore=reading.ignore,
         kind=kind,
-        palette=next((facts.palette for facts in masks if facts.palette), ()),
+        palette=max((facts.palette for facts in masks), key=len, default=()),  # of all colours
     )
     try:
         decided = take(seen)
