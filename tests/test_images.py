@@ -302,6 +302,12 @@ def test_palette_masks_come_back(values: np.ndarray) -> None:
     assert mask.palette == PALETTE
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_empty_masks_are_as_deep_as_others(kind: type, tmp_path: Path) -> None:
+    write_mask(tmp_path / "m.png", np.zeros((3, 4), kind))
+    assert read_mask(tmp_path / "m.png").dtype == kind
+
+
 def test_indices_beyond_a_palette_come_back(tmp_path: Path) -> None:
     values = np.array([[0, 1, 2], [16, 1, 0]], np.uint8)
     write_mask(tmp_path / "m.png", values, kind="palette", palette=(0, 0, 0, 255, 0, 0))

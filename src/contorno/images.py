@@ -256,6 +256,7 @@ def write_mask(
 ) -> None:
     """Write (H, W) integers as PNG: uint8 or uint16 grey, palette index, or packed colour.
 
+    Greys of uint16 stay so, also where all are small: the masks of a set have one type.
     An index beyond the palette is black, as it is read: Pillow would write it with too few bits.
     """
     if kind == "colour":
@@ -265,7 +266,8 @@ def write_mask(
         missing = 3 * (int(values.max()) + 1) - len(palette)
         picture.putpalette([*palette, *[0] * missing])
     else:
-        picture = Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16))
+        deep = values.dtype == np.uint16 or values.max() > 255
+        picture = Image.fromarray(values.astype(np.uint16 if deep else np.uint8))
     write_bytes(path, encode_png(picture, text=text))
 
 
