@@ -301,6 +301,14 @@ def test_files_folders_and_patterns_each_once(
     assert [p[0].name for p in up] == ["d.png"]
 
 
+def test_patterns_find_hidden_files_only_where_they_say_so(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "set", "a.png", "._a.png")  # as macOS leaves them on other disks
+    found, _ = find_images([folder / "*.png"])
+    assert [p[0].name for p in found] == ["a.png"]
+    found, _ = find_images([folder / "._*.png"])
+    assert [p[0].name for p in found] == ["._a.png"]
+
+
 def test_inputs_that_are_not_there(tmp_path: Path) -> None:
     folder = touch(tmp_path / "set", "a.png")
     found, problems = find_images([folder / "a.png", folder / "z.png", folder / "*.tif"])

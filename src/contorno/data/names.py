@@ -213,7 +213,10 @@ def unknown_stems(stems: Iterable[str], have: Container[str], what: str) -> list
 
 
 def _glob(pattern: Path) -> list[Path]:
+    """Files that a pattern means; as in a shell no hidden ones, unless it begins with a dot."""
     if not any(mark in str(pattern) for mark in "*?["):
         return []
     anchor = Path(pattern.anchor) if pattern.anchor else Path()
-    return sorted(p for p in anchor.glob(str(pattern.relative_to(anchor))) if p.is_file())
+    hidden = pattern.name.startswith(".")
+    found = anchor.glob(str(pattern.relative_to(anchor)))
+    return sorted(p for p in found if p.is_file() and (hidden or not p.name.startswith(".")))
