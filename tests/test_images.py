@@ -634,6 +634,15 @@ def test_probabilities_as_tiff_are_float32(suffix: str, tmp_path: Path) -> None:
     assert np.array_equal(read_image(path)[:, :, 0], values)
 
 
+def test_png_text_of_a_large_mask_is_read_without_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path / "x.png", encode_png(Image.fromarray(GREY), text={"model": "abc"}))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size - 1)  # of Pillow: more is a warning
+    monkeypatch.setattr(Image.Image, "load", None)
+    assert png_text(path) == {"model": "abc"}
+
+
 def test_png_text(tmp_path: Path) -> None:
     data = encode_png(Image.fromarray(GREY), text={"model": "abc", "note": "two\nlines"})
     path = stored(tmp_path / "x.png", data)

@@ -308,8 +308,8 @@ def png_text(path: Path) -> dict[str, str]:
             file.seek(-12, io.SEEK_END)
             if file.read(8)[4:] != b"IEND":
                 return {}
-        with Image.open(path) as picture:
-            return {k: v for k, v in getattr(picture, "text", {}).items() if isinstance(v, str)}
+        with PngImagePlugin.PngImageFile(path) as picture:  # `text` would decode the pixels
+            return {str(k): v for k, v in picture.info.items() if isinstance(v, str)}
     except (OSError, SyntaxError, ValueError):
         return {}
 
