@@ -572,7 +572,7 @@ def test_several_pages_are_refused_with_a_way_to_go_on(tmp_path: Path) -> None:
         tmp_path / "x.tif", tiff(np.stack([GREY, GREY]), photometric="minisblack", metadata=None)
     )
     assert raised(path) == "a TIFF of 2 pages of 17 x 13 pixels"
-    with pytest.raises(ImageError, match="give --pages to take the pages as channels, or save"):
+    with pytest.raises(ImageError, match="on its own, or train with --pages, for pages as"):
         read_image(path)
     with pytest.raises(ImageError, match="Fix: save the page of interest on its own"):
         read_mask(path)

@@ -182,7 +182,7 @@ def _check_layout(path: Path, layout: _Layout, *, pages: bool) -> None:
             "several-pages",
             f"a TIFF of {count} pages of {_size(page)}",
             "one picture",
-            "give --pages to take the pages as channels, or save the page of interest on its own",
+            "save the page of interest on its own, or train with --pages, for pages as channels",
         )
     for other in layout.pages:
         if (other.shaped, other.dtype) != (page.shaped, page.dtype):
