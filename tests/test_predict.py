@@ -286,6 +286,20 @@ def test_the_pictures_themselves_are_never_overwritten(
         assert digests(folder) == before
 
 
+def test_masks_beside_their_pictures_are_no_pictures(model: Model, tmp_path: Path) -> None:
+    """Into the folder of the pictures, a second time, with one more picture there."""
+    options = {"overlay": True, "probabilities": "tif"}
+    for index, names in enumerate((["a", "b"], ["a", "b", "c"])):
+        save(tmp_path / f"{names[-1]}.jpg", SAMPLE)
+        save(tmp_path / f"{names[0]}.jpg", SAMPLE)
+        outcome = predicted(model, tmp_path, tmp_path, **options)
+        assert not outcome.problems
+        assert [path.stem for path in outcome.written] == (["c"] if index else names)
+    tifffile.imwrite(tmp_path / "d.tif", SAMPLE, photometric="rgb")  # says what shape it has
+    outcome = predicted(model, tmp_path, tmp_path)
+    assert [path.name for path in outcome.written] == ["d.png"]
+
+
 # Problems
 
 

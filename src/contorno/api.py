@@ -9,6 +9,7 @@ from __future__ import annotations
 import time as clock_time
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from contorno.files import write_text
 from contorno.hardware import choose, cores
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
-from contorno.predict import Outcome, predict_files
+from contorno.predict import Outcome, drawn_into, predict_files
 from contorno.progress import bar, say
 from contorno.reading import (
     Masks,
@@ -355,6 +356,7 @@ def predict(
         several,
         files=Path(files) if files else None,
         channels=loaded.card.preprocessing.channels,
+        drawn=partial(drawn_into, Path(out)),
     )
     notes = [problem for problem in problems if problem.severity == "note"]
     problems = [problem for problem in problems if problem not in notes]

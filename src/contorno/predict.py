@@ -347,9 +347,15 @@ def _mark(file: Path) -> str | None:
     try:
         with tifffile.TiffFile(file) as tiff:
             page: Any = tiff.pages[0]
-            return str(json.loads(page.description).get(_MARK))
-    except (tifffile.TiffFileError, ValueError, OSError):
-        return None
+            return json.loads(page.description).get(_MARK)  # type: ignore[no-any-return]
+    except (tifffile.TiffFileError, ValueError, AttributeError, OSError):
+        return None  # no TIFF, or a description that is no such document
+
+
+def drawn_into(out: Path, file: Path) -> bool:
+    """Whether a file is one that predict wrote into this folder before."""
+    own = file.suffix in (".png", ".tif") and file.parent.resolve() == out.resolve()
+    return own and file.is_file() and _mark(file) is not None
 
 
 def _done_before(target: Path, mark: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from contorno.errors import InputError, Problem
@@ -15,7 +15,11 @@ from contorno.images import EXTENSIONS
 
 
 def find_images(
-    inputs: Iterable[str | Path], *, files: Path | None = None, channels: Sequence[str] = ()
+    inputs: Iterable[str | Path],
+    *,
+    files: Path | None = None,
+    channels: Sequence[str] = (),
+    drawn: Callable[[Path], bool] = lambda path: False,
 ) -> tuple[list[tuple[Path, ...]], list[Problem]]:
     """Pictures named by paths, folders and globs, in order, each once; problems apart.
 
@@ -23,6 +27,7 @@ def find_images(
         inputs: files, folders of images, globs.
         files: list of stems to restrict them to.
         channels: what the stems of a picture's files end in, one for each channel.
+        drawn: says of a file in a folder that it was made by contorno, and is no picture.
 
     Returns:
         The file, or the files of the channels, of each picture; and what could not be found.
@@ -32,7 +37,7 @@ def find_images(
     for entry in inputs:
         path = Path(entry)
         if path.is_dir():
-            inside, folder_problems = files_by_stem(path, set())
+            inside, folder_problems = files_by_stem(path, set(), drawn)
             found += inside.values()
             problems += [p for p in folder_problems if p.severity != "note"]
         elif path.exists() or path.is_symlink():
@@ -102,8 +107,13 @@ def stem_of(path: Path) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def files_by_stem(folder: Path, told: set[str]) -> tuple[dict[str, Path], list[Problem]]:
-    """Image files of a folder by stem; a stem that two files share is a problem, and told."""
+def files_by_stem(
+    folder: Path, told: set[str], drawn: Callable[[Path], bool] = lambda path: False
+) -> tuple[dict[str, Path], list[Problem]]:
+    """Image files of a folder by stem, without those `drawn`.
+
+    A stem that two files share is a problem, and told.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     stems: dict[str, list[Path]] = defaultdict(list)
@@ -114,7 +124,8 @@ def files_by_stem(folder: Path, told: set[str]) -> tuple[dict[str, Path], list[P
         raise InputError(f"{folder}: cannot be listed: {error.strerror or error}") from None
     for path in entries:
         if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
-            stems[stem_of(path)].append(path)
+            if not drawn(path):
+                stems[stem_of(path)].append(path)
         elif not path.is_dir():
             passed.append(path.name)
     if not stems:
