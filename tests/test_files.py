@@ -74,18 +74,23 @@ def test_an_open_pipe_by_its_name() -> None:
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_permissions_are_those_of_any_new_file(mask: int, tmp_path: Path) -> None:
+def test_permissions_are_those_of_any_new_file(
+    mask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = os.umask(mask)
     try:
-        write_bytes(tmp_path / "ours", b"x")
+        with (
+            monkeypatch.context() as patched
+        ):  # to ask for the mask is to change it for all threads
+            patched.setattr(os, "umask", None)
+            write_bytes(tmp_path / "ours", b"x")
         (tmp_path / "plain").write_bytes(b"x")
-        assert os.umask(mask) == mask  # and the mask is as it was
     finally:
         os.umask(before)
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize(
     "fault", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
 )

@@ -178,13 +178,14 @@ def test_names_that_differ_by_case_are_two(tmp_path: Path) -> None:
 
 
 def test_one_stem_with_two_extensions_is_a_problem(tmp_path: Path) -> None:
-    images = touch(tmp_path / "i", "a.jpg", "a.png", "b.png", "c.png")
+    images = touch(tmp_path / "i", "a.jpg", "a.png", "a.tif", "b.png", "c.png")
     masks = touch(tmp_path / "m", "a.png", "b.png", "c.gif", "c.png")
     found = find_pairs(images, masks)
     assert [p.name for p in found.pairs] == ["b"]  # which of two is meant is not guessed
     twice = {Path(p.path): p.what for p in found.problems if "same stem" in p.what}
     assert twice == {
         images / "a.png": "the same stem as a.jpg",
+        images / "a.tif": "the same stem as a.jpg",
         masks / "c.png": "the same stem as c.gif",
     }
 

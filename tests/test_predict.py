@@ -161,6 +161,19 @@ def test_a_model_of_several_classes(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a_overlay.png").exists()
 
 
+def test_classes_whose_names_differ_by_a_space_have_maps_of_their_own(
+    photos: Path, tmp_path: Path
+) -> None:
+    lookup = ((0, 0), (100, 1), (200, 2))
+    labels = Labels(values=(0, 100, 200), names=("none", "big cell", "big-cell"), lookup=lookup)
+    file = model_file(tmp_path / "m.safetensors", SAMPLE, labels=labels, classes=3)
+    model = load(file, device="cpu", precision="32")
+    predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif")
+    for index, name in enumerate(labels.names):
+        one = tifffile.imread(tmp_path / "out" / f"a_probability_{name}.tif")
+        assert np.array_equal(one, model.probabilities(SAMPLE)[..., index])
+
+
 def test_the_overlay_is_the_picture_with_an_outline(
     model: Model, photos: Path, tmp_path: Path
 ) -> None:

@@ -286,6 +286,8 @@ def _map_paths(target: Path, card: ModelCard, probabilities: str | None) -> list
     named = len(card.labels.names) == classes
     names = card.labels.names if named else range(classes)
     marks = [""] if classes == 1 else [f"_{name}".replace(" ", "-") for name in names]
+    if len({*marks}) < classes:  # "a b" and "a-b"
+        marks = [f"_{name}" for name in names]
     return [target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks]
 
 

@@ -142,14 +142,14 @@ def files_by_stem(
     told |= {stem for stem, paths in stems.items() if len(paths) > 1}
     problems = [
         Problem(
-            str(paths[1]),
-            f"the same stem as {paths[0].name}",
+            str(path),
+            f"the same stem as {first.name}",
             "one file for each stem",
             "rename or remove one of them",
             "same-stem",
         )
-        for paths in stems.values()
-        if len(paths) > 1
+        for first, *others in stems.values()
+        for path in others
     ]
     if passed:
         problems.append(
