@@ -309,6 +309,11 @@ def test_what_is_no_model_is_named(tmp_path: Path, data: Path) -> None:
         contorno.load(path)
 
 
+def test_a_run_folder_named_like_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "unet.pth")
+    assert contorno.load(folder).sha256 == contorno.load(run).sha256
+
+
 def test_demo_draws_trains_and_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

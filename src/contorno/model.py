@@ -246,7 +246,7 @@ def load(
     hardware = choose(device=device, precision=precision)
     require(engine, hardware)
     path = Path(path)
-    if path.suffix.lower() in _FOREIGN:
+    if path.suffix.lower() in _FOREIGN and not path.is_dir():  # a run folder may have any name
         segmenter, card = _foreign(path)
         return Model(card, hardware, path, engine=engine, segmenter=segmenter)
     if (ensemble := find_ensemble(path)) is not None:
