@@ -401,6 +401,20 @@ def test_convert_and_load_give_the_same_model(
     assert out.read_bytes() == kept
 
 
+def test_convert_leaves_the_checkpoint_and_its_names_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path, r2().state_dict())
+    copy = saved(tmp_path, r2().state_dict(), "unet.ckpt")
+    kept = path.read_bytes()
+    for source in (path, copy):
+        with pytest.raises(ModelFileError, match="the checkpoint itself"):
+            contorno.convert(source, source, overwrite=True)
+    for name in ("new.pth", "new.PT"):
+        with pytest.raises(ModelFileError, match=r"end --out in \.safetensors"):
+            contorno.convert(path, tmp_path / name)
+    assert path.read_bytes() == kept
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["unet.ckpt", "unet.pth"]
+
+
 def test_convert_with_a_size_resizes_there_and_back(tmp_path: Path) -> None:
     weights, reference = plain("r2")
     out = tmp_path / "model.safetensors"

@@ -267,14 +267,22 @@ def convert(
         overwrite: replace an existing file.
 
     Raises:
-        ModelFileError: not such a checkpoint, or keys left over; or `out` exists.
+        ModelFileError: not such a checkpoint, or keys left over; or `out` exists, is the checkpoint
+            itself or is named like one.
     """
-    out = Path(out)
+    path, out = Path(path), Path(out)
     if out.exists() and not overwrite:
         raise ModelFileError(f"{out}: exists already; choose another --out, or --overwrite")
+    if out.exists() and path.exists() and out.samefile(path):
+        raise ModelFileError(f"{out}: the checkpoint itself, which stays; choose another --out")
+    if out.suffix.lower() in _FOREIGN:  # and would be opened as one
+        raise ModelFileError(
+            f"{out}: a name of PyTorch checkpoints, which a model file is not; end --out in "
+            ".safetensors"
+        )
     from contorno.checkpoint import save_model
 
-    segmenter, card = _foreign(Path(path), size=size)
+    segmenter, card = _foreign(path, size=size)
     save_model(out, segmenter, card)
     return load(out)
 
