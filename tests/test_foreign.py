@@ -127,6 +127,9 @@ def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 WRAPPINGS = {
     "ordered": lambda weights: OrderedDict(weights),
     "parallel": lambda weights: prefixed(weights, "module."),
+    "compiled": lambda weights: prefixed(weights, "_orig_mod."),
+    "compiled in parallel": lambda weights: prefixed(weights, "module._orig_mod."),
+    "lightning": lambda weights: {"state_dict": prefixed(weights, "model."), "epoch": 7},
     "state_dict": lambda weights: {"state_dict": weights, "epoch": 7},
     "model_state_dict": lambda weights: {"model_state_dict": weights, "loss": 0.1},
     "model": lambda weights: {"model": weights, "optimizer": {"state": {}}},
@@ -149,6 +152,12 @@ def test_wrapped_weights(wrapping: str, old_format: bool, tmp_path: Path) -> Non
         assert loaded[key].dtype == value.dtype
         exact = 1e-3 if wrapping == "half" else 0
         torch.testing.assert_close(loaded[key], value, rtol=exact, atol=exact)
+
+
+def test_two_networks_in_one_file_are_not_mixed(tmp_path: Path) -> None:
+    weights = r2().state_dict()
+    both = prefixed(weights, "average.") | prefixed(weights, "model.")
+    assert "keys left over: average.bottom.conv.0.weight" in message(saved(tmp_path, both))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,10 @@ from contorno.errors import ModelFileError
 from contorno.models import build_network
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+_NOTEBOOK, _MILESIAL = (
+    "down1.conv.0.weight",
+    "inc.double_conv.0.weight",
+)  # first keys of the layouts
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,15 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
     """
     weights = _read(path)
     mask_values = _mask_values(weights.pop("mask_values", ()))
-    tensors = {key.removeprefix("module."): value for key, value in weights.items()}
+    prefix = _prefix(weights)
+    tensors = {key.removeprefix(prefix): value for key, value in weights.items()}
     strangers = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if strangers:
         raise ModelFileError(f"{path}: entries that are no weights: {_some(strangers)}")
-    if "inc.double_conv.0.weight" in tensors:
+    if _MILESIAL in tensors:
         config, layout = _milesial(tensors, path), "milesial/Pytorch-UNet"
         natural = "sigmoid" if config.out_channels == 1 else "softmax"
-    elif "down1.conv.0.weight" in tensors and "out.weight" in tensors:
+    elif _NOTEBOOK in tensors and "out.weight" in tensors:
         config, layout = _notebook(tensors, path), "U-Net notebook"
         natural = "identity" if config.activation else "clamp"
     else:
@@ -101,6 +106,15 @@ def _read(path: Path) -> dict[str, Any]:
             return {str(key): value for key, value in loaded.items()}
         loaded = inner
     raise ModelFileError(f"{path}: holds a {type(loaded).__name__}, expected a dict of weights")
+
+
+def _prefix(weights: Mapping[str, Any]) -> str:
+    """What stands before the keys of a layout.
+
+    "module." of DataParallel, "_orig_mod." of torch.compile, "model." of a Lightning module ...
+    """
+    first = (key for key in weights if f".{key}".endswith((f".{_NOTEBOOK}", f".{_MILESIAL}")))
+    return min(first, key=len, default="").removesuffix(_NOTEBOOK).removesuffix(_MILESIAL)
 
 
 def _notebook(tensors: Mapping[str, Tensor], path: Path) -> NetworkConfig:
