@@ -242,6 +242,19 @@ def test_a_weight_that_is_no_convolution_s(shape: tuple[int, ...], tmp_path: Pat
     assert "bottom.conv.0.weight" in message(saved(tmp_path, weights))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["up1.conv.3.weight", "bottom.conv.4.running_var"])
+def test_weights_that_are_not_finite_are_named(key: str, value: float, tmp_path: Path) -> None:
+    weights = {name: tensor.clone() for name, tensor in r2().state_dict().items()}
+    weights[key].view(-1)[1] = value
+    assert f"NaN or infinite values in {key}" in message(saved(tmp_path, weights))
+
+
+def test_more_classes_than_a_mask_can_hold(tmp_path: Path) -> None:
+    weights = milesial_weights(bilinear=False, width=2, classes=256)
+    assert "256 classes; contorno draws 255 at most" in message(saved(tmp_path, weights))
+
+
 def test_long_lists_are_cut(tmp_path: Path) -> None:
     weights = dict(r2().state_dict()) | {f"extra{i:02}": torch.zeros(1) for i in range(20)}
     words = message(saved(tmp_path, weights))

@@ -26,6 +26,7 @@ _NOTEBOOK, _MILESIAL = (
     "down1.conv.0.weight",
     "inc.double_conv.0.weight",
 )  # first keys of the layouts
+_MOST_CLASSES = 255  # that fit a class map beside `labels.IGNORE`
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
             f"{path}: the layout of its weights is not known here; it begins with "
             f"{_some(list(tensors))}. Known: the U-Net notebook (down1.conv.0.weight ... out.bias) "
             "and milesial/Pytorch-UNet (inc.double_conv.0.weight ... outc.conv.bias)"
+        )
+    if config.out_channels > _MOST_CLASSES:
+        raise ModelFileError(
+            f"{path}: {config.out_channels} classes; contorno draws {_MOST_CLASSES} at most"
         )
     try:
         network = build_network(config)
@@ -173,6 +178,11 @@ def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if problems:
         raise ModelFileError(
             f"{path}: does not fit the layout it resembles: " + "; ".join(problems[:10])
+        )
+    if broken := sorted(key for key, value in tensors.items() if not value.isfinite().all()):
+        raise ModelFileError(
+            f"{path}: NaN or infinite values in {_some(broken)}: its training went wrong, and it "
+            "can draw nothing; take an earlier checkpoint"
         )
     network.load_state_dict(tensors)
 
