@@ -185,9 +185,18 @@ def test_widths_that_no_network_has(widths: tuple[int, ...]) -> None:
 
 def test_a_missing_section_and_a_missing_value(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text("[data]\n")
-    problems = {problem.path for problem in failed(path).problems}
-    assert problems == {"data.images", "network", "preprocessing", "training"}
+    path.write_text('[data]\nmasks = "masks"\n')
+    problems = failed(path).problems
+    names = {problem.path for problem in problems}
+    assert names == {"data.images", "network", "preprocessing", "training"}
+    assert {problem.what for problem in problems} == {"it is not there"}  # not what is around it
+
+
+def test_a_file_that_an_editor_put_a_mark_before(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    FULL.write(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_config(path) == FULL
 
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:

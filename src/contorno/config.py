@@ -176,7 +176,7 @@ def read_config(path: Path) -> Config:
         ConfigError: missing, not TOML, or with values that cannot work (all are listed).
     """
     try:
-        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Config.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -210,6 +210,8 @@ def _config_error(errors: Sequence[Any], where: str) -> ConfigError:
         if item["type"] == "extra_forbidden":
             what, expected = "no value has this name", "a name that this version writes"
             fix = "correct or remove it; what another version began, go on with that version"
+        elif item["type"] == "missing":
+            what, expected, fix = "it is not there", "a value or a section", "put it back"
         else:
             what, fix = f"{item['input']!r}", "change this value"
             expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
