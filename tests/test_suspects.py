@@ -139,6 +139,15 @@ def test_a_stain_does_not_weigh_against_an_empty_mask() -> None:
     assert rows[0].image == "erased"
 
 
+def test_a_full_mask_is_suspicious_only_where_the_model_sees_less() -> None:
+    full = np.ones_like(CELLS)
+    good = [(f"p{i}", sure_of(np.roll(CELLS, i, 1)), np.roll(CELLS, i, 1)) for i in range(8)]
+    right, wrong = ("right", sure_of(full), full), ("wrong", sure_of(CELLS), full)
+    rows = look(*good, right, wrong)
+    assert rows[0].image == "wrong"
+    assert next(row.score for row in rows if row.image == "right") < 1
+
+
 def test_exclusive_classes_name_the_class() -> None:
     labels = Labels(
         values=(0, 1, 2),

@@ -110,9 +110,12 @@ def _away(table: Array) -> Array:
 
 
 def _correlation(p: Array, y: Array) -> float:
-    """Of a mask with its probabilities; NaN where both are as good as empty."""
+    """Of a mask with its probabilities; NaN where both are as good as empty, or the mask is full.
+
+    A full mask lies nowhere else than it should: its size alone can be wrong.
+    """
     count, pixels = int(np.count_nonzero(y)), y.size
-    if not count and _seen(p) < _LITTLE * pixels:
+    if count == pixels or (not count and _seen(p) < _LITTLE * pixels):
         return float("nan")
     mean, share = float(p.mean(dtype=np.float64)), count / pixels
     spread = float(p.std(dtype=np.float64)) * (share * (1 - share)) ** 0.5
