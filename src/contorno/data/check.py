@@ -128,22 +128,25 @@ def look_at_set(
     if grouping is not None:
         findings.append(groups_found(good, grouping, asked=pattern is not None))
     equal, alike = find_copies(good, pages=pages)
-    findings += copy_findings(good, equal, alike, validation)
+    together = _kept_together(names, grouping, equal, alike)
+    kept = None if validation else together
+    findings += copy_findings(good, equal, alike, validation, kept=kept)
     if grouping is not None and validation:
         findings += group_leaks(good, grouping, validation)
-    return findings, _kept_together(names, grouping, equal, alike)
+    return findings, together
 
 
 def _kept_together(
     names: Sequence[str], grouping: Grouping | None, equal: Sequence[Copy], alike: Sequence[Copy]
 ) -> Grouping | None:
-    """Groups and copies; pictures that are nearly alike only where that leaves a set to part.
+    """Groups and copies, as far as they leave a set to part.
 
-    Aligned pictures of one part differ in a small defect alone, and are no copies.
+    Pictures that are nearly alike only where no group is then more than half of the set: aligned
+    pictures of one part differ in a small defect alone, and are no copies.
     """
-    for copies in ([*equal, *alike], equal, ()):
+    for copies, most in (([*equal, *alike], len(names) // 2), (equal, len(names) - 1)):
         whole = joined(names, grouping, [(names[i], names[j]) for i, j, _ in copies])
-        if whole is None or 2 * max(Counter(whole.of.values()).values()) <= len(names):
+        if whole is None or max(Counter(whole.of.values()).values()) <= most:
             return whole
     return grouping
 

@@ -51,9 +51,21 @@ def _same(first: Pair, second: Pair, pages: bool) -> bool:
 
 
 def copy_findings(
-    good: Good, equal: Sequence[Copy], alike: Sequence[Copy], validation: Collection[str]
+    good: Good,
+    equal: Sequence[Copy],
+    alike: Sequence[Copy],
+    validation: Collection[str],
+    *,
+    kept: Grouping | None,
 ) -> Iterator[Problem]:
-    """Each copy, and whether it leaks across the split or has another mask."""
+    """Each copy, and whether it leaks across the split or has another mask.
+
+    Args:
+        good: all pairs.
+        equal, alike: from `find_copies`.
+        validation: names that validate, where a split is given.
+        kept: what is never parted where none is given.
+    """
     for i, j, how in [*equal, *alike]:
         one, two = good[i][0], good[j][0]
         exact = how == "the same picture"
@@ -81,10 +93,22 @@ def copy_findings(
                 str(two.image),
                 f"{how} as {one.image.name}" if exact else f"like {one.image.name}: {how}",
                 "each picture once",
-                "remove one of them; until then they stay on one side of the split",
+                _remove(one.name, two.name, validation, kept),
                 "duplicate-image" if exact else "near-duplicate",
                 "warning",
             )
+
+
+def _remove(one: str, two: str, validation: Collection[str], kept: Grouping | None) -> str:
+    """What to do about a copy, and what becomes of it until then."""
+    if validation:
+        return "remove one of them"
+    if kept is not None and kept.of[one] == kept.of[two]:
+        return "remove one of them; until then they stay on one side of the split"
+    return (
+        "remove one of them, if it is a copy: too many are alike to stay on one side of the split, "
+        "and the validation figures may be too good"
+    )
 
 
 def _same_masks(one: Pair, two: Pair) -> bool:

@@ -1,0 +1,68 @@
+"""Copies stay on one side of a split that contorno draws, and what is said of them is so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from making import Array, pictures, read_all, save
+
+from contorno.data.check import look_at_set
+from contorno.data.groups import Grouping
+from contorno.errors import Problem
+
+KEPT = "until then they stay on one side of the split"
+
+
+def looked_at(root: Path, validation: Sequence[str] = ()) -> tuple[list[Problem], Grouping | None]:
+    whole = read_all(root)
+    good = list(zip(whole.pairs, whole.facts, strict=True))
+    found, grouping = look_at_set(good, whole.labels, pages=False, validation=validation)
+    return [one for one in found if one.kind in ("duplicate-image", "near-duplicate")], grouping
+
+
+def copied(root: Path, count: int) -> Path:
+    """Eight pairs, of which p0 comes `count` times."""
+    pictures(root, 8)
+    for index in range(1, count):
+        for folder in ("images", "masks"):
+            shutil.copy(root / folder / "p0.png", root / folder / f"p{index}.png")
+    return root
+
+
+@pytest.mark.parametrize("count", [2, 5, 7])
+def test_equal_pictures_stay_together_however_many(tmp_path: Path, count: int) -> None:
+    found, grouping = looked_at(copied(tmp_path, count))
+    assert grouping is not None
+    assert sorted(grouping.of.values()).count("p0") == count
+    assert len(found) == count - 1
+    assert all(KEPT in one.fix for one in found)
+
+
+def test_copies_that_cannot_stay_together_are_not_said_to(tmp_path: Path) -> None:
+    found, grouping = looked_at(copied(tmp_path, 8))  # nothing else is there
+    assert grouping is None
+    assert len(found) == 7
+    assert all("too many are alike" in one.fix for one in found)
+
+
+def test_aligned_pictures_are_not_said_to_stay_together(tmp_path: Path) -> None:
+    part: Array = np.random.default_rng(0).integers(60, 200, (64, 64))
+    for index in range(8):
+        image, mask = part.copy(), np.zeros((64, 64), np.uint8)
+        mask[5 * index : 5 * index + 6, 20:26] = 255
+        image[mask > 0] = 250
+        save(tmp_path / "images" / f"p{index}.png", image.astype(np.uint8))
+        save(tmp_path / "masks" / f"p{index}.png", mask)
+    found, grouping = looked_at(tmp_path)
+    assert grouping is None
+    assert found
+    assert all(one.kind == "near-duplicate" and KEPT not in one.fix for one in found)
+
+
+def test_nothing_is_promised_of_a_split_that_is_given(tmp_path: Path) -> None:
+    found, _ = looked_at(copied(tmp_path, 3), validation=["p1", "p5"])
+    assert [one.fix for one in found] == ["remove one of them"] * 2
