@@ -772,6 +772,20 @@ def test_browser_shows_it_quietly_and_without_sideways_scrolling(
     assert [url for url in requests if not url.startswith("data:")] == [page_file.as_uri()]
 
 
+def test_pictures_have_one_height_whatever_their_shape(browser: Any, tmp_path: Path) -> None:
+    results = make(tmp_path)
+    for name, shape in (("cell0", (90, 20, 3)), ("cell1", (20, 90, 3))):
+        save(tmp_path / "images" / f"{name}.png", np.zeros(shape, np.uint8))
+    page = browser.new_page(viewport={"width": 1280, "height": 844})
+    page.goto(write_report(results).as_uri())
+    sides = page.eval_on_selector_all(
+        ".view", "all => all.map(v => [v.offsetWidth, v.offsetHeight])"
+    )
+    page.close()
+    assert len(sides) == 3
+    assert all(abs(width - height) <= 1 for width, height in sides)
+
+
 def test_click_on_a_heading_sorts(browser: Any, page_file: Path) -> None:
     page = browser.new_page()
     page.goto(page_file.as_uri())
