@@ -168,7 +168,7 @@ def test_a_thousand_findings_stay_readable(tmp_path: Path) -> None:
 def test_set_is_told(tmp_path: Path) -> None:
     of = {f"p{i // 3}_{i}": f"p{i // 3}" for i in range(100)}  # 33 of three, one alone
     page = page_of(tmp_path, groups={"rule": "names that begin alike", "of": of})
-    assert "Smallest picture 32 × 24 pixels Median picture 64 × 48 pixels" in page.text
+    assert "Smallest width × height 32 × 24 pixels Median width × height 64 × 48" in page.text
     assert "Channels 3, 4 Type uint8" in page.text
     assert "33 groups of pictures that belong together Names that begin alike." in page.text
     assert "1 picture stands alone." in page.text
