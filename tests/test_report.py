@@ -236,6 +236,17 @@ def test_every_section_comes_in_order(tmp_path: Path) -> None:
     assert sections == ["distribution", "cases", "images", "rules"]
 
 
+def test_a_mean_of_fewer_images_says_of_how_many(tmp_path: Path) -> None:
+    results = make(tmp_path)
+    scored = json.loads(results.read_text())
+    assert "the others have none" not in Page(write_report(results)).text
+    scored["per_image"]["hd95"]["n"] = 2
+    results.write_text(json.dumps(scored))
+    words = "lower is better; mean of 2 of the 3 images, the others have none"
+    assert Page(write_report(results)).text.count("the others have none") == 1
+    assert words in Page(write_report(results)).text
+
+
 def test_confidence_and_choices_are_shown(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.random(2000)
