@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contorno.files import append_line, write_text
-from contorno.progress import clock, is_terminal, say
+from contorno.progress import clock, is_terminal, say, warn
 
 LOG = "log.jsonl"
 _SCALARS = ("loss", "validation_dice", "validation_loss", "learning_rate")
@@ -29,13 +29,22 @@ class RunLog:
     def epoch(self, record: dict[str, Any]) -> None:
         """Append the record of one epoch, and print it where no progress bar does."""
         append_line(self._path, json.dumps(record))
-        if self._board is not None:
+        self._show(record)
+        if not is_terminal():
+            say(_classic_line(record) if self._classic else _line(record))
+
+    def _show(self, record: dict[str, Any]) -> None:
+        """Hand a record to TensorBoard, and do without it from the first failure on."""
+        if self._board is None:
+            return
+        try:
             for name in _SCALARS:
                 if name in record:
                     self._board.add_scalar(name, record[name], record["epoch"])
             self._board.flush()
-        if not is_terminal():
-            say(_classic_line(record) if self._classic else _line(record))
+        except OSError as error:
+            self._board = None
+            _warn_of_board(error)
 
 
 def trim_log(path: Path, epochs: int) -> None:
@@ -72,4 +81,12 @@ def _tensorboard(run: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(run / "tensorboard"))
+    try:
+        return SummaryWriter(str(run / "tensorboard"))
+    except (OSError, UnicodeError) as error:  # it takes no paths that are not UTF-8
+        _warn_of_board(error)
+        return None
+
+
+def _warn_of_board(error: Exception) -> None:
+    warn(f"TensorBoard's files cannot be written ({error}); going on with {LOG} alone")

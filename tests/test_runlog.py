@@ -1,0 +1,54 @@
+"""What a run tells while it trains: the log counts, TensorBoard is a courtesy."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contorno import runlog
+from contorno.runlog import LOG, RunLog
+
+RECORD = {"epoch": 1, "epochs": 2, "loss": 0.5, "images_per_second": 3.0, "seconds": 4.0}
+
+
+class FullDisk:
+    """A board that cannot write."""
+
+    asked = 0
+
+    def add_scalar(self, *values: Any) -> None:
+        self.asked += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def logged(log: RunLog, run: Path) -> list[dict[str, Any]]:
+    for _ in range(2):
+        log.epoch(dict(RECORD))
+    return [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+
+
+def test_a_board_that_cannot_write_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = FullDisk()
+    monkeypatch.setattr(runlog, "_tensorboard", lambda run: board)
+    assert logged(RunLog(tmp_path, classic=False), tmp_path) == [RECORD, RECORD]
+    assert board.asked == 1
+    assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+@pytest.mark.parametrize("name", ["taken", "latin-\udcf1"])
+def test_a_board_that_cannot_be_opened_is_done_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    pytest.importorskip("torch.utils.tensorboard")
+    run = tmp_path / name
+    run.mkdir()
+    if name == "taken":
+        (run / "tensorboard").touch()
+    assert logged(RunLog(run, classic=False), run) == [RECORD, RECORD]
+    assert "going on with log.jsonl alone" in capsys.readouterr().err
