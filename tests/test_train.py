@@ -765,6 +765,15 @@ def test_without_locks_training_goes_on(
         assert "cannot be locked" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_folder_that_no_model_can_be_read_from_is_refused_at_once(
+    discs: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "latin-\udcf1"
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        api.train(discs / "images", discs / "masks", out=run, epochs=1, **EXACT)
+    assert not run.exists()
+
+
 def test_there_is_nothing_to_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def claimed(chosen: str | Path | None, default: Path) -> Iterator[Path]:
         default: without one; numbered if that is taken.
 
     Raises:
-        ConfigError: the chosen folder holds something.
+        ConfigError: the chosen folder holds something, or no model could be read from it.
         StorageError: the folder cannot be made.
     """
     path, made = _free(default) if chosen is None else _chosen(Path(chosen))
@@ -83,6 +83,13 @@ def claimed(chosen: str | Path | None, default: Path) -> Iterator[Path]:
 
 def _chosen(path: Path) -> tuple[Path, list[Path]]:
     """The user's folder, and those that were made for it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{path}: a name that is not UTF-8, and safetensors reads no model from there; choose "
+            "another --out"
+        ) from None
     made = [] if _is_empty(path) else _make(path)
     if made is None:
         raise ConfigError(
