@@ -274,6 +274,18 @@ def test_a_reader_that_has_enough_is_no_error(data: Path) -> None:
     assert command.returncode == 0
 
 
+def test_names_that_the_output_cannot_spell_are_escaped(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(data, tmp_path / "set")
+    shutil.copy(data / "images" / "p0.png", tmp_path / "set" / "images" / "ñandú.png")
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["check", *(str(tmp_path / "set" / part) for part in ("images", "masks"))]) == 1
+    output.flush()
+    assert rb"\xf1and\xfa.png" in output.buffer.getvalue()
+
+
 def test_ctrl_c_before_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

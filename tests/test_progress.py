@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +46,36 @@ def test_a_bar_on_a_terminal(
     assert "8/10" in written
     assert "loss 0.4" in written
     assert "epoch done" in written
+
+
+WORK = """
+import sys
+from contorno.progress import bar, labels_table, say, warn
+for _ in range(2):
+    say("a line")
+    warn("a warning")
+    labels_table([{"value": "1", "name": "cell", "share": 0.5, "images": 2}])
+    with bar("Training", 2) as advance:
+        advance()
+print("done", file=open(sys.argv[1], "w"))
+"""
+
+
+@pytest.mark.parametrize("where", ["closed", "full", "pipe", "terminal"])
+def test_work_goes_on_where_nothing_can_be_printed(tmp_path: Path, where: str) -> None:
+    """Output closed (>&-), on a full disk, to a reader or a terminal that is gone."""
+    streams: dict[str, Any] = {}
+    if where == "full":
+        full = os.open("/dev/full", os.O_WRONLY)
+        streams = {"stdout": full, "stderr": full}
+    elif where != "closed":
+        reader, writer = os.pipe() if where == "pipe" else os.openpty()
+        os.close(reader)
+        streams = {"stdout": writer, "stderr": writer}
+    words = [sys.executable, "-c", WORK, str(tmp_path / "end")]
+    closing = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"] if where == "closed" else []
+    assert subprocess.run([*closing, *words], timeout=60, check=False, **streams).returncode == 0
+    assert (tmp_path / "end").read_text() == "done\n"
 
 
 def test_is_terminal_follows_standard_output() -> None:

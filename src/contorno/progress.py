@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,35 +29,39 @@ def say(message: str) -> None:
     """Print one message for the user on standard output, unwrapped and unstyled."""
     try:
         print(printable(message), flush=True)
-    except BrokenPipeError:
-        _go_on_unheard()
+    except OSError:
+        _go_on_unheard(sys.stdout)
 
 
-def _go_on_unheard() -> None:
-    """Print into nothing from now on: whoever read has enough, and the work goes on."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _go_on_unheard(stream: IO[str]) -> None:
+    """Print into nothing from now on: nobody listens, or the disk is full; the work goes on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Output(Console):
-    """Standard output for tables."""
+    """Standard output or error for what is more than plain lines; nobody need listen."""
 
-    def __init__(self) -> None:
-        super().__init__(highlight=False)
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False)
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            super().__exit__(*raised)  # here all is written that was printed
+        except OSError:  # the terminal is gone, the disk full
+            _go_on_unheard(self.file)
 
     def on_broken_pipe(self) -> None:
-        _go_on_unheard()
+        _go_on_unheard(self.file)
 
 
 def warn(message: str) -> None:
     """Print one warning on standard error."""
-    Console(stderr=True, highlight=False).print(
-        printable(message), style="yellow", soft_wrap=True, markup=False
-    )
+    _Output(stderr=True).print(printable(message), style="yellow", soft_wrap=True, markup=False)
 
 
 def is_terminal() -> bool:
     """Whether somebody looks at standard output."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def printable(message: str) -> str:
@@ -85,7 +89,7 @@ def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[words]}"),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=_Output()) as progress:
         task = progress.add_task(title, total=total, completed=start, words="")
 
         def advance(words: str = "", *, steps: int = 1, total: int | None = None) -> None:
