@@ -83,6 +83,8 @@ def test_masks_that_come_out_empty_or_full() -> None:
     (empty,) = heard(0.0, 0.02)  # once, and not after each validation
     assert "empty" in empty
     assert "2.00%" in empty
+    (later,) = heard(0.0, 0.02, steps=80)  # the loss is not watched any more
+    assert "After 80 steps" in later
     (full,) = heard(1.0, 0.02)
     assert "full" in full
     assert heard(0.01, 0.02) == []

@@ -89,9 +89,9 @@ class FirstSteps:
             total: steps of the whole run.
             seconds: since the run began.
         """
+        self._done += 1
         if "loss" not in self._watching:
             return
-        self._done += 1
         self._losses.append(loss)
         if not self._over(total, seconds):
             return
