@@ -52,3 +52,12 @@ def test_a_board_that_cannot_be_opened_is_done_without(
         (run / "tensorboard").touch()
     assert logged(RunLog(run, classic=False), run) == [RECORD, RECORD]
     assert "going on with log.jsonl alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("every", "left"), [(1, "2:00"), (4, "1:00")])
+def test_time_left_has_room_for_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int, left: str
+) -> None:
+    log = RunLog(tmp_path, classic=False, validate_every=every)
+    log.epoch(RECORD | {"epochs": 11, "validation_dice": 0.5, "validation_seconds": 8.0})
+    assert f"{left} left" in capsys.readouterr().out

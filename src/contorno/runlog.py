@@ -19,11 +19,13 @@ class RunLog:
     Args:
         run: run folder.
         classic: print R1's own line rather than ours.
+        validate_every: epochs from one validation to the next.
     """
 
-    def __init__(self, run: Path, *, classic: bool) -> None:
+    def __init__(self, run: Path, *, classic: bool, validate_every: int = 1) -> None:
         self._path = run / LOG
         self._classic = classic
+        self._validate_every = validate_every
         self._board = _tensorboard(run)
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -31,7 +33,17 @@ class RunLog:
         append_line(self._path, json.dumps(record))
         self._show(record)
         if not is_terminal():
-            say(_classic_line(record) if self._classic else _line(record))
+            say(_classic_line(record) if self._classic else self._line(record))
+
+    def _line(self, record: dict[str, Any]) -> str:
+        dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
+        mark = " (kept)" if record.get("best") else ""
+        each = record["seconds"] + record.get("validation_seconds", 0) / self._validate_every
+        left = clock((record["epochs"] - record["epoch"]) * each)
+        return (
+            f"Epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}{dice}{mark}  "
+            f"{record['images_per_second']:.1f} images/s  {left} left"
+        )
 
     def _show(self, record: dict[str, Any]) -> None:
         """Hand a record to TensorBoard, and do without it from the first failure on."""
@@ -64,16 +76,6 @@ def trim_log(path: Path, epochs: int) -> None:
 def _classic_line(record: dict[str, Any]) -> str:
     """R1's own words (Lote is Spanish for batch; it prints the first of each epoch)."""
     return f"Lote 0, Epoch {record['epoch']}/{record['epochs']}, Loss {record['loss']:.4f}"
-
-
-def _line(record: dict[str, Any]) -> str:
-    dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
-    mark = " (kept)" if record.get("best") else ""
-    left = clock((record["epochs"] - record["epoch"]) * record["seconds"])
-    return (
-        f"Epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}{dice}{mark}  "
-        f"{record['images_per_second']:.1f} images/s  {left} left"
-    )
 
 
 def _tensorboard(run: Path) -> Any:

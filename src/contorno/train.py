@@ -40,7 +40,8 @@ def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
     position, recipe = trainer.position, trainer.config.training
     if position.saves == 0:
         trainer.save()  # the first steps can be resumed too
-    log = RunLog(trainer.run, classic=recipe.recipe == "classic")
+    classic, every = recipe.recipe == "classic", recipe.validate_every
+    log = RunLog(trainer.run, classic=classic, validate_every=every)
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
     pace, first = Pace(trainer), FirstSteps(warn, done=done)
