@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,16 @@ def test_pixels_taken_in_patches(name: str, up: str) -> None:
         found = engine.probabilities(batch)
         assert found.shape == (2, 1, height, width)
         assert np.abs(found - plain(segmenter, batch)).mean() < FAR[name]
+
+
+@every_engine
+def test_many_threads_ask_one_engine(name: str) -> None:
+    engine = engine_of(name, model())
+    batches = [pictures(4, 32, 32)[i : i + 1] for i in range(4)] * 8
+    alone = [engine.probabilities(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(engine.probabilities, batches))
+    np.testing.assert_array_equal(together, alone)
 
 
 @every_engine

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ class OpenVINOEngine:
         self.name = f"OpenVINO on CPU, {_WORDS[self.precision]}"
         self._hint = "bf16" if bf16 and precision != "32" else "f32"
         self._requests: dict[bool, Any] = {}
+        self._lock = Lock()  # a request answers one thread at a time
 
     def probabilities(self, batch: Array) -> Array:
         """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
@@ -59,10 +61,11 @@ class OpenVINOEngine:
 
     def _run(self, values: Array) -> Array:
         aligned = is_aligned(self._card, *values.shape[1:3])
-        if aligned not in self._requests:
-            self._requests[aligned] = self._compiled(self._graph(aligned))
-        result: Array = self._requests[aligned].infer([values], share_inputs=True)[0]
-        return result.copy()  # the request writes its next answer over this one
+        with self._lock:
+            if aligned not in self._requests:
+                self._requests[aligned] = self._compiled(self._graph(aligned))
+            result: Array = self._requests[aligned].infer([values], share_inputs=True)[0]
+            return result.copy()  # the request writes its next answer over this one
 
     def _compiled(self, graph: Path) -> Any:
         try:
