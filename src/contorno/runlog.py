@@ -26,6 +26,7 @@ class RunLog:
         self._path = run / LOG
         self._classic = classic
         self._validate_every = validate_every
+        self._validation = 0.0  # seconds that the last one took
         self._board = _tensorboard(run)
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -38,7 +39,8 @@ class RunLog:
     def _line(self, record: dict[str, Any]) -> str:
         dice = f"  Dice {record['validation_dice']:.4f}" if "validation_dice" in record else ""
         mark = " (kept)" if record.get("best") else ""
-        each = record["seconds"] + record.get("validation_seconds", 0) / self._validate_every
+        self._validation = record.get("validation_seconds", self._validation)
+        each = record["seconds"] + self._validation / self._validate_every
         left = clock((record["epochs"] - record["epoch"]) * each)
         return (
             f"Epoch {record['epoch']}/{record['epochs']}  loss {record['loss']:.4f}{dice}{mark}  "

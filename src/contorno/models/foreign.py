@@ -22,10 +22,8 @@ from contorno.errors import ModelFileError
 from contorno.models import build_network
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-_NOTEBOOK, _MILESIAL = (
-    "down1.conv.0.weight",
-    "inc.double_conv.0.weight",
-)  # first keys of the layouts
+_NOTEBOOK = "down1.conv.0.weight"  # first key of each layout
+_MILESIAL = "inc.double_conv.0.weight"
 _MOST_CLASSES = 255  # that fit a class map beside `labels.IGNORE`
 
 
