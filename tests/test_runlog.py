@@ -61,3 +61,5 @@ def test_time_left_has_room_for_validation(
     log = RunLog(tmp_path, classic=False, validate_every=every)
     log.epoch(RECORD | {"epochs": 11, "validation_dice": 0.5, "validation_seconds": 8.0})
     assert f"{left} left" in capsys.readouterr().out
+    log.epoch(RECORD | {"epochs": 11})  # without one: the last counts
+    assert f"{left} left" in capsys.readouterr().out
