@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -151,6 +153,17 @@ def test_loaded_models_draw_arrays_and_files(run: Path, data: Path, as_text: boo
     for named in (path, str(path)):
         assert np.array_equal(model.predict(named), mask)
         assert np.array_equal(model.probabilities(named), probabilities)
+
+
+@pytest.mark.parametrize("engine", ["pytorch", "openvino"])
+def test_a_model_in_use_can_be_sent_to_another_process(run: Path, data: Path, engine: str) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    model = contorno.load(run, device="cpu", precision="32", engine=engine)
+    image = data / "images" / "p3.png"
+    probabilities = model.probabilities(image)
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert np.array_equal(copied.probabilities(image), probabilities)
 
 
 def test_files_come_out_as_the_masks_went_in(run: Path, data: Path, tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ class Model:
         source = self.source if hardware is None else replace(self.source, hardware=hardware)
         return open_engine(engine, source)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy in another process is made of: it opens an engine of its own."""
+        return {key: value for key, value in vars(self).items() if key not in ("engine", "source")}
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file."""
