@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -411,6 +412,8 @@ def test_the_command_counts_and_ends_with_1_on_problems(
     [
         (SAMPLE.astype(np.float32), "an image of type float32"),
         (SAMPLE.astype(np.uint16), "an image of type uint16"),
+        (SAMPLE.astype(np.int64), "an image of type int64"),
+        (SAMPLE > 99, "an image of type bool"),
         (SAMPLE[..., :2], "an image of 2 channel(s)"),
         (SAMPLE[None], "an array of shape (1, 64, 64, 3)"),
         (SAMPLE[0, 0], "an array of shape (3,)"),
@@ -421,6 +424,29 @@ def test_arrays_that_do_not_fit(model: Model, image: Array, what: str) -> None:
     with pytest.raises(ImageError) as caught:
         model.predict(image)
     assert caught.value.problem.what == what
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        ([], "nothing"),
+        ([SAMPLE, SAMPLE], "a list of ndarrays"),
+        (SAMPLE.tolist(), "a list of lists"),
+        (b"x.png", "a bytes of ints"),
+    ],
+)
+def test_what_is_no_picture(model: Model, image: Any, what: str) -> None:
+    with pytest.raises(ImageError, match="give one picture at a time") as caught:
+        model.predict(image)
+    assert caught.value.problem.what == what
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32])
+def test_either_order_of_bytes(tmp_path: Path, kind: type) -> None:
+    image = SAMPLE.astype(kind)
+    model = load(model_file(tmp_path / "m.safetensors", image), device="cpu", precision="32")
+    swapped = image.astype(image.dtype.newbyteorder())
+    assert np.array_equal(model.probabilities(swapped), model.probabilities(image))
 
 
 def test_values_that_are_no_numbers(tmp_path: Path) -> None:

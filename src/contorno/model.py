@@ -19,10 +19,11 @@ from contorno.engines.artifacts import Artifacts
 from contorno.engines.averaging import Ensemble
 from contorno.engines.select import Source, open_engine, require
 from contorno.ensemble import find_ensemble, read_ensemble
-from contorno.errors import ModelFileError
+from contorno.errors import ModelFileError, Problem
 from contorno.files import sha256
 from contorno.finish import draw
 from contorno.hardware import Hardware, choose
+from contorno.images import ImageError
 from contorno.predict import probability_map, read_picture
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Model:
         if isinstance(image, (str, Path)):
             image = [image]
         if isinstance(image, Sequence):
-            files = [Path(file) for file in image]
+            files = _files(image)
             return probability_map(
                 self.engine, self.card, read_picture(self.card, files), name=str(files[0])
             )
@@ -212,6 +213,16 @@ class EnsembleModel(Model):
             "engine": self.engine.name,
             "members": each,
         }
+
+
+def _files(image: Sequence[Any]) -> list[Path]:
+    """The files of a picture; a list of anything else is no picture."""
+    if not image or not all(isinstance(file, (str, Path)) for file in image):
+        what = f"a {type(image).__name__} of {type(image[0]).__name__}s" if image else "nothing"
+        expected = "an array (H, W[, C]), a file, or the files of its channels"
+        fix = "give one picture at a time, a list of lists as numpy.asarray(...)"
+        raise ImageError(Problem("image", what, expected, fix))
+    return [Path(file) for file in image]
 
 
 def _member(file: Path, digest: str, hardware: Hardware, engine: str) -> Model:

@@ -73,11 +73,11 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
         raise _unfit(
             name, f"an array of shape {image.shape}", "(H, W) or (H, W, C)", "give one picture"
         )
-    image, wanted = usable(image), card.preprocessing.dtype
+    given, image, wanted = image.dtype, usable(image), card.preprocessing.dtype
     if str(image.dtype) != wanted:
         raise _unfit(
             name,
-            f"an image of type {image.dtype}",
+            f"an image of type {given}",
             f"{wanted}, as the model was trained on",
             f"convert it to {wanted}, or train a model on images like this one",
         )

@@ -181,8 +181,9 @@ def examine(
 
 def usable(image: Array) -> Array:
     """The image in one of the types that are trained on; wide types become float32."""
-    if str(image.dtype) in TYPES:
-        return image
+    native = image.dtype.newbyteorder("=")
+    if str(native) in TYPES:
+        return image.astype(native, copy=False)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         return image.astype(np.float32)
 
