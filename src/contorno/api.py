@@ -7,7 +7,7 @@ single picture is predicted soon.
 from __future__ import annotations
 
 import time as clock_time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from functools import partial
 from json import dumps
@@ -319,7 +319,7 @@ def check(
 
 def predict(
     model: PathLike | Model,
-    inputs: Sequence[PathLike] | PathLike,
+    inputs: Iterable[PathLike] | PathLike,
     *,
     out: PathLike,
     probabilities: str | None = None,
