@@ -125,6 +125,15 @@ def test_options_that_do_not_exist(
     assert "Traceback" not in output.err + output.out
 
 
+@pytest.mark.parametrize("option", ["--suffix", "--channels"])
+def test_endings_may_begin_with_a_hyphen(option: str) -> None:
+    for command in (["train", "i", "m"], ["check", "i", "m"], ["evaluate", "r", "i", "m"]):
+        if command[0] == "evaluate" and option == "--channels":
+            continue
+        _, bound, _ = cli.app.parse_args([*command, option, "-a,-b"], exit_on_error=False)
+        assert bound.arguments[option.strip("-")] == "-a,-b"
+
+
 def refused(words: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
     """The message of a command that cannot work, on standard error and without a traceback."""
     assert main(words) == code

@@ -36,6 +36,7 @@ Engine = Annotated[
     Parameter(group=_machine),
 ]
 MaskFolders = Annotated[list[str] | None, Parameter(negative=())]
+Ending = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # of stems, such as -mask
 Workers = Annotated[int | None, Parameter(group=_machine)]
 
 
@@ -86,9 +87,9 @@ def train(
     time: str | None = None,
     resume: Path | None = None,
     folds: int | None = None,
-    suffix: str | None = None,
+    suffix: Ending = None,
     files: Path | None = None,
-    channels: str | None = None,
+    channels: Ending = None,
     pages: bool = False,
     validation: float | None = None,
     validation_files: Path | None = None,
@@ -240,7 +241,7 @@ def evaluate(
     masks: MaskFolders = None,
     *,
     out: Path | None = None,
-    suffix: str | None = None,
+    suffix: Ending = None,
     files: Path | None = None,
     foreground: str | None = None,
     classes: str | None = None,
@@ -312,9 +313,9 @@ def check(
     images: Path,
     masks: MaskFolders = None,
     *,
-    suffix: str | None = None,
+    suffix: Ending = None,
     files: Path | None = None,
-    channels: str | None = None,
+    channels: Ending = None,
     pages: bool = False,
     validation_files: Path | None = None,
     group: str | None = None,
