@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import unicodedata
 from pathlib import Path
 
@@ -106,6 +108,39 @@ def test_one_folder_without_any_suffix_says_what_to_do(tmp_path: Path) -> None:
     folder = touch(tmp_path / "all", "a.jpg", "b.jpg")
     with pytest.raises(InputError, match=r"folder of masks too, or --suffix"):
         find_pairs(folder)
+
+
+@pytest.mark.parametrize("ending", ["_manual1", "-truth", ".jpg", " seg"])
+def test_a_suffix_that_is_not_known_is_named(tmp_path: Path, ending: str) -> None:
+    stems = [f"s{index}" for index in range(12)]
+    images = touch(tmp_path / "i", *(f"{stem}.png" for stem in stems))
+    masks = touch(tmp_path / "m", *(f"{stem}{ending}.png" for stem in stems))
+    found = find_pairs(images, masks)
+    assert [problem.kind for problem in found.problems] == ["no-names"]
+    assert found.problems[0].fix == f"add --suffix {shlex.quote(ending)}"
+    assert len(find_pairs(images, masks, suffix=ending).pairs) == 12
+    together = touch(tmp_path / "t", *(f"{s}{e}.png" for s in stems for e in ("", ending)))
+    with pytest.raises(InputError, match=f"--suffix {re.escape(shlex.quote(ending))}$"):
+        find_pairs(together)
+
+
+def test_names_that_have_nothing_in_common(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", *(f"image_{index}.png" for index in range(300)))
+    masks = touch(tmp_path / "m", *(f"mask_{index}.png" for index in range(300)))
+    (problem,) = find_pairs(images, masks).problems
+    assert problem.path == str(masks)
+    assert "the first image is image_0, the first mask mask_0" in problem.what
+    assert problem.fix == "rename the masks after their images"
+    good = touch(tmp_path / "good", *(f"image_{index}.png" for index in range(300)))
+    found = find_pairs(images, {"cell": good, "nucleus": masks})
+    assert [p.path for p in found.problems] == [str(masks)]
+
+
+def test_a_suffix_that_no_mask_has(tmp_path: Path) -> None:
+    folder = touch(tmp_path / "all", "a.png", "a_mask.png")
+    for masks in (None, folder, touch(tmp_path / "m", "a.png")):
+        with pytest.raises(InputError, match="no stem of a mask ends in the suffix '_wrong'"):
+            find_pairs(folder, masks, suffix="_wrong")
 
 
 def test_the_commonest_suffix_is_guessed(tmp_path: Path) -> None:
@@ -221,8 +256,15 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         find_pairs(tmp_path / "nowhere", images)
     with pytest.raises(InputError, match="nowhere: there is no such folder"):
         find_pairs(images, tmp_path / "nowhere")
-    with pytest.raises(InputError, match="there is no such folder"):
-        find_pairs(images / "a.png", images)  # a file is no folder
+    with pytest.raises(InputError, match="there is no such folder, but a file"):
+        find_pairs(images / "a.png", images)
+
+
+def test_masks_that_are_no_images_are_named(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png")
+    masks = touch(tmp_path / "m", "a.npy", "b.npy", ".DS_Store")
+    with pytest.raises(InputError, match=r"2 file\(s\) of other kinds: a\.npy, b\.npy;.* as PNG"):
+        find_pairs(images, masks)
 
 
 # Lists

@@ -74,7 +74,7 @@ PARTNERS = [
             says="images",
         ),
         hopeless(
-            "image-without-mask mask-without-image",
+            "no-names",
             {"folders that share no stem": steps(IMAGES, each("masks/truth_{}.png", drawn))},
             says="p0 truth_0",
         ),

@@ -115,7 +115,8 @@ def files_by_stem(
     A stem that two files share is a problem, and told.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
+        hint = ", but a file; expected a folder of images" if folder.exists() else ""
+        raise InputError(f"{folder}: there is no such folder{hint}")
     stems: dict[str, list[Path]] = defaultdict(list)
     passed: list[str] = []
     try:
@@ -131,11 +132,14 @@ def files_by_stem(
     if not stems:
         inner = [path.name for path in entries if path.is_dir()]
         hint = f"; it has sub-folders: {', '.join(inner[:5])}" if inner else ""
+        others = [name for name in passed if not name.startswith(".")]
+        if others:
+            hint += f"; it has {len(others)} file(s) of other kinds: {', '.join(others[:5])}"
         problem = Problem(
             str(folder),
             f"no image in this folder{hint}",
             f"files that end in {', '.join(EXTENSIONS)}",
-            "check the path",
+            "check the path" + ("; or save these files as PNG or TIFF" if others else ""),
             "no-images",
         )
         raise InputError("there is nothing to read", [problem])

@@ -5,10 +5,11 @@ Looks at names only; what is in the files is left to `dataset`.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from contorno.data.names import channel_files, files_by_stem, wanted_stems
 from contorno.errors import InputError, Problem
@@ -28,6 +29,8 @@ SUFFIXES = (
     "_GT",
     "_Mask",
 )
+_SAMPLE = 60  # stems that a suffix is looked for in
+_LONELY = ("image-without-mask", "mask-without-image")
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,11 @@ def find_pairs(
     if together:
         suffix = suffix or _guess_suffix(entries, entries)
         if suffix is None:
+            ending = _common_ending(entries, entries)
             raise InputError(
                 f"{images}: one folder was given, but no stem ends in a suffix that marks masks "
                 f"({', '.join(SUFFIXES[:5])} ...). Give the folder of masks too, or --suffix"
+                + (f" {quote(ending)}" if ending else "")
             )
         mask_files = [{s: p for s, p in entries.items() if s.endswith(suffix)}]
         entries = {s: p for s, p in entries.items() if not s.endswith(suffix)}
@@ -112,6 +117,8 @@ def find_pairs(
             ends = sum(stem.endswith(suffix) for stem in mask_files[0]) if suffix else 0
             suffix = suffix if ends > plain else None
     suffix = suffix or ""
+    if suffix and not any(stem.endswith(suffix) for by_stem in mask_files for stem in by_stem):
+        raise InputError(f"{folders[0]}: no stem of a mask ends in the suffix {suffix!r}")
     if suffix:
         problems.append(_suffix_rule(folders[0], suffix))
     problems += _case_twins(pictures)
@@ -137,6 +144,14 @@ def find_pairs(
     if files is None:
         for by_stem in mask_files:
             problems += _lonely_masks({**pictures, **dict.fromkeys(told)}, by_stem, suffix)
+        strange = [
+            _strangers(folder, pictures, by_stem)
+            for folder, by_stem in zip(folders, mask_files, strict=True)
+            if min(len(pictures), len(by_stem)) > 1
+            and not any(stem + suffix in by_stem for stem in pictures)
+        ]
+        if strange:
+            problems = [p for p in problems if p.kind not in _LONELY] + strange
     rule = f"masks are matched by stem + {suffix!r}" if suffix else "masks are matched by stem"
     if channels:
         rule += f"; channels are the files that end in {', '.join(channels)}"
@@ -180,6 +195,33 @@ def _guess_suffix(images: Mapping[str, object], masks: Mapping[str, Path]) -> st
 
     best = max(SUFFIXES, key=pairs)
     return best if pairs(best) else None
+
+
+def _common_ending(images: Iterable[str], masks: Collection[str]) -> str | None:
+    """What the stems of a third of the masks have after an image's, None when nothing."""
+    some, known = sorted(masks)[:_SAMPLE], set(images)
+    rests = Counter(
+        stem[cut:]
+        for stem in some
+        for cut in range(1, len(stem))
+        if stem[:cut] in known and not stem[cut].isalnum()
+    )
+    ending, count = max(rests.items(), key=lambda rest: rest[1], default=("", 0))
+    return ending if 3 * count >= len(some) else None
+
+
+def _strangers(folder: Path, images: Mapping[str, object], masks: Mapping[str, Path]) -> Problem:
+    """What is wrong with all names at once, where no mask is named after any image."""
+    ending = _common_ending(images, masks)
+    first, *_ = sorted(masks)
+    return Problem(
+        str(folder),
+        f"no mask here is named after an image: the first image is {min(images)}, the first mask "
+        f"{first}",
+        "the stem of the image for its mask, or that with one ending",
+        f"add --suffix {quote(ending)}" if ending else "rename the masks after their images",
+        "no-names",
+    )
 
 
 def _suffix_rule(folder: Path, suffix: str) -> Problem:
