@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from making import model_file
 from notebooks import shaken
 
+import contorno
 from contorno.card import ModelCard
 from contorno.config import NetworkConfig, Preprocessing
 from contorno.engines import Engine, whole_image
@@ -299,6 +301,22 @@ def test_a_picture_that_does_not_fit_in_memory_is_tiled() -> None:
         whole_image(Counting(tileable=True, most=100), np.zeros((1100, 1300, 1), np.uint8))
     with pytest.raises(OutOfMemory):
         whole_image(Counting(tileable=True, most=100), np.zeros((64, 64, 1), np.uint8))
+
+
+def test_onnx_runtime_that_lacks_memory_says_so_as_all_do(tmp_path: Path) -> None:
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    class Full:
+        def run(self, *_: object) -> None:
+            raise Fail("Failed to allocate memory for requested buffer")
+
+    path = model_file(
+        tmp_path / "model.safetensors", np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+    )
+    engine = contorno.load(path, engine="onnxruntime", device="cpu").engine
+    engine._session = Full()
+    with pytest.raises(OutOfMemory, match="40 x 24 pixels"):
+        engine.probabilities(np.zeros((1, 24, 40, 3), np.uint8))
 
 
 # Averaging over mirrored and turned pictures

@@ -43,5 +43,8 @@ class ONNXRuntimeEngine:
         return around(self._run, self._card, batch)
 
     def _run(self, values: Array) -> Array:
-        result: Array = self._session.run(None, {"images": values})[0]
+        try:
+            result: Array = self._session.run(None, {"images": values})[0]
+        except Exception as error:  # the library's own kinds have no other base
+            raise RuntimeError(str(error)) from error
         return result
