@@ -19,10 +19,12 @@ from making import easy, trainer
 from torch import Tensor, nn
 
 import contorno
+from contorno.card import ModelCard
+from contorno.checkpoint import save_model
 from contorno.cli import main
-from contorno.config import NetworkConfig
+from contorno.config import NetworkConfig, Preprocessing
 from contorno.errors import ConfigError, MissingExtra
-from contorno.models import EncoderUNet, build_network
+from contorno.models import EncoderUNet, Segmenter, build_network
 from contorno.models.encoder import Maps, maps_of
 from contorno.recipes import larger
 from contorno.training import begin
@@ -68,6 +70,13 @@ class FixedSize(StandIn):
         return super().forward(x)
 
 
+class OneSize(StandIn):
+    """Its graph holds for the size it was traced with."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [one.reshape(*(int(n) for n in one.shape)) for one in super().forward(x)]
+
+
 class Timm:
     """The functions of timm that are used."""
 
@@ -76,7 +85,7 @@ class Timm:
         self.offline = False
 
     def list_models(self) -> list[str]:
-        return ["standin", "uneven", "otheraxes", "unpadded", "fixedsize", "broken"]
+        return ["standin", "uneven", "otheraxes", "unpadded", "fixedsize", "broken", "onesize"]
 
     def is_model(self, name: str) -> bool:
         return name.partition(".")[0] in self.list_models()
@@ -90,6 +99,7 @@ class Timm:
         if name == "uneven":
             return StandIn(in_chans, (2, 4, 4))
         kinds = {"otheraxes": OtherAxes, "unpadded": Unpadded, "fixedsize": FixedSize}
+        kinds["onesize"] = OneSize
         model = kinds.get(name, StandIn)(in_chans)
         if pretrained:
             if self.offline:
@@ -231,6 +241,22 @@ def test_from_training_to_masks(
         found = model.probabilities(picture)
         np.testing.assert_allclose(found, expected, atol=2e-4)
     assert timm.fetched == ["standin"]  # a model file has all of them
+
+
+def test_an_encoder_whose_graph_holds_for_one_size(timm: Timm, tmp_path: Path) -> None:
+    model = network(encoder="timm/onesize", out_channels=1).eval()
+    preprocessing = Preprocessing(mean=(0.0,) * 3, std=(255.0,) * 3)
+    config = NetworkConfig(out_channels=1, encoder="timm/onesize", widths=(4, 8, 12), patch=2)
+    path = tmp_path / "model.safetensors"
+    card = ModelCard(network=config, preprocessing=preprocessing)
+    save_model(path, Segmenter(model, preprocessing), card)
+    picture = np.zeros((41, 50, 3), np.uint8)
+    for engine in ("onnxruntime", "openvino"):
+        loaded = contorno.load(path, engine=engine, device="cpu")
+        with pytest.raises(ConfigError, match=r"timm/onesize .* 50 x 41 .* --engine pytorch"):
+            loaded.probabilities(picture)
+    loaded = contorno.load(path, engine="pytorch", device="cpu")
+    assert loaded.probabilities(picture).shape == (41, 50)
 
 
 def test_weights_that_cannot_be_had_end_a_run_before_it_begins(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contorno.card import ModelCard
-from contorno.errors import OutOfMemory
+from contorno.errors import ConfigError, OutOfMemory
 
 Array = NDArray[Any]
 
@@ -48,13 +48,19 @@ def around(
 
     Raises:
         OutOfMemory: they do not fit in memory.
+        ConfigError: the graph of an encoder holds for some sizes only.
     """
+    height, width = batch.shape[1:3]
     try:
         return _around(run, card, batch, align)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "alloc" in str(error).lower():
-            height, width = batch.shape[1:3]
             raise OutOfMemory(f"{width} x {height} pixels do not fit in memory") from None
+        if card.network.encoder is not None:  # some count pixels in Python, which no graph does
+            raise ConfigError(
+                f"{card.network.encoder} cannot be run by this engine on {width} x {height} "
+                "pixels; use --engine pytorch"
+            ) from error
         raise
 
 
