@@ -407,6 +407,13 @@ def test_the_command_counts_and_ends_with_1_on_problems(
 # Arrays
 
 
+def test_a_palette_picture_of_pillow_is_its_colours(model: Model) -> None:
+    picture = Image.fromarray(SAMPLE).quantize(16)
+    assert picture.mode == "P"
+    colours = np.asarray(picture.convert("RGB"))
+    assert np.array_equal(model.probabilities(picture), model.probabilities(colours))
+
+
 @pytest.mark.parametrize(
     ("image", "what"),
     [

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from contorno.card import ModelCard, model_path, read_card
 from contorno.config import Preprocessing, build
@@ -158,6 +159,8 @@ class Model:
             return probability_map(
                 self.engine, self.card, read_picture(self.card, files), name=str(files[0])
             )
+        if isinstance(image, Image.Image) and image.mode == "P":
+            image = image.convert("RGB")  # its pixels are numbers of colours
         return probability_map(self.engine, self.card, np.asarray(image))
 
 
