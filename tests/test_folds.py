@@ -184,6 +184,8 @@ def test_the_folder_predicts_and_scores_as_any_model_does(
     )
     assert "18 of the 18 images were used in training" in found["scored_on"]
     assert found["per_image"]["dice"]["mean"] > 0.8
+    about = json.loads((run / "ensemble.json").read_text())
+    assert found["model"]["temperature"] == about["temperature"]
     assert (tmp_path / "scores" / "report.html").exists()
     benched = contorno.bench(run, rounds=1, **CPU)
     assert benched["engines"][0]["name"].endswith("mean of 3 models")

@@ -292,6 +292,14 @@ def test_thresholds_of_several_classes_are_named(tmp_path: Path) -> None:
     assert f"Holes of up to so many pixels are filled: {names[0]} 9" in words
 
 
+def test_the_temperature_of_folds_is_told(tmp_path: Path) -> None:
+    results = make(tmp_path)
+    whole = json.loads(results.read_text())
+    results.write_text(json.dumps(whole | {"model": whole["model"] | {"temperature": 1.5}}))
+    words = "The logits of each model are divided by 1.5 before the mean."
+    assert words in Page(write_report(results)).text
+
+
 def test_problems_say_whether_the_file_was_used(tmp_path: Path) -> None:
     words = {"path": "a.png", "what": "grey", "expected": "more", "fix": "look"}
     problems = [words | {"severity": "warning"}, words | {"path": "b.png", "severity": "error"}]

@@ -264,6 +264,17 @@ def test_specks_and_pinholes_are_cleaned_as_brute_force_would(tmp_path: Path) ->
     assert all("on 10 validation images" in line for line in said)
 
 
+def test_the_largest_hole_is_filled_whatever_its_size(tmp_path: Path) -> None:
+    """Five pixels lie between the candidates 4 and 6."""
+
+    def pierced(index: int, truth: Array) -> Array:
+        found = np.where(truth, 0.9, 0.1)
+        found[13:16, 13:16], found[33, 31:36] = 0.9, 0.1
+        return found
+
+    assert tune(*made(tmp_path, pierced)).holes == (6,)
+
+
 def test_true_small_objects_are_kept(tmp_path: Path) -> None:
     engine, card, dataset = made(tmp_path, lambda i, truth: np.where(truth, 0.9, 0.1))
     tuned = tune(engine, card, dataset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -122,11 +123,15 @@ def measured(one: Seen, classes: Array, labels: Labels, index: int, *, remove: b
 
 
 def sizes_of(found: Sequence[Areas], remove: bool) -> list[int]:
-    """Candidates: 0, which changes nothing, and steps of the square root of 2 up to the largest."""
+    """Candidates: 0, which changes nothing, and steps of the square root of 2.
+
+    Up to the largest: the largest object is never removed, the largest hole is filled at last.
+    """
     largest = max(int(areas.sizes[1:].max(initial=0)) for areas in found)
-    first = 2 if remove else 1  # an object has no fewer pixels than 1
-    steps = {round(2 ** (step / 2)) for step in range(64)}
-    return [0, *sorted(step for step in steps if first <= step <= largest)]
+    steps = sorted({round(2 ** (step / 2)) for step in range(64)})
+    if remove:  # an object has no fewer pixels than 1
+        return [0, *(step for step in steps if 1 < step <= largest)]
+    return [0, *(step for below, step in pairwise([0, *steps]) if below < largest)]
 
 
 def changed(sizes: Array, value: int, remove: bool) -> Array:

@@ -214,6 +214,7 @@ class EnsembleModel(Model):
             "architecture": f"mean of {len(each)} models, {each[0]['architecture']}",
             "parameters": sum(one["parameters"] for one in each),
             "engine": self.engine.name,
+            "temperature": self._temperature,  # of each, before the mean
             "members": each,
         }
 
