@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -168,6 +169,18 @@ def test_a_third_of_the_crops_that_miss_a_class_is_moved_to_it() -> None:
     assert 1 / 3 < share < 1 / 3 + 0.09
     places = {tuple(np.argwhere(crop)[0]) for crop in crops if crop.sum() == 16}
     assert len(places) > 200  # not always in the very middle
+
+
+def test_crops_of_large_pictures_take_little_memory() -> None:
+    mask = np.zeros((4096, 4096), np.uint8)
+    mask[2000:2010, 3000:3010] = 1
+    image = np.broadcast_to(mask[..., None], (*mask.shape, 1))
+    tracemalloc.start()
+    cut = [random_crop(image, mask, 64, np.random.default_rng(seed))[1] for seed in range(6)]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert any(one.any() for one in cut)  # a crop was moved
+    assert most < 3 * mask.nbytes  # not eight bytes for each pixel
 
 
 def test_crops_that_see_every_class_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from contorno.resample import resize
 Array = NDArray[Any]
 Example = tuple[str, Array, Array]  # name, image (h, w, C), class indices (h, w)
 _MOVED = 1 / 3  # of the crops that miss a class; nnU-Net (Isensee et al. 2021) moves a third of all
+_BAND = 2**20  # pixels that are counted together
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def random_crop(
 
 def _one_class(mask: Array, rng: np.random.Generator, *, multilabel: bool) -> Array:
     """Where a class drawn from those in a class map is."""
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1))
+    values = _values(mask)
     if multilabel:
         bits = [k for k in range(MOST_LAYERS) if (values >> k & 1).any()]
         return np.asarray(mask >> bits[rng.integers(len(bits))] & 1) if bits else mask
@@ -163,6 +164,15 @@ def _one_class(mask: Array, rng: np.random.Generator, *, multilabel: bool) -> Ar
     if len(present) > 1:  # two classes need no draw
         return np.asarray(mask == present[rng.integers(len(present))])
     return np.asarray(mask == present[0]) if present else np.zeros_like(mask)
+
+
+def _values(mask: Array) -> Array:
+    """The values of a class map, in bands: counting makes eight bytes of every pixel's one."""
+    rows = max(1, _BAND // mask.shape[1])
+    counts = np.zeros(IGNORE + 1, np.int64)
+    for start in range(0, len(mask), rows):
+        counts += np.bincount(mask[start : start + rows].ravel(), minlength=IGNORE + 1)
+    return np.flatnonzero(counts)
 
 
 def _channels_last(images: Array) -> Tensor:
