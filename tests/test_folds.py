@@ -281,8 +281,10 @@ def test_stopped_within_a_fold_the_run_ends_in_the_same_bytes(
     with pytest.raises(ConfigError, match=r"exists already.* --resume"):
         train(discs, stopped)
     capsys.readouterr()
+    before = folds.read_plan(stopped).before
     contorno.train(resume=stopped, workers=1)
     assert f"{fold - 1} of 3 folds are done" in capsys.readouterr().out
+    assert folds.read_plan(stopped).before > before  # the data were read again
     same(stopped, run)
 
 

@@ -15,9 +15,11 @@ import pytest
 import torch
 from making import WORDS, easy, trainer
 
+from contorno import pace
 from contorno.cli import main
 from contorno.config import read_config
 from contorno.data.batches import Batch
+from contorno.engines import whole_image
 from contorno.errors import Interrupted
 from contorno.pace import after, plan
 from contorno.signals import StopRequest
@@ -46,6 +48,23 @@ def test_a_plan_fits_the_time(discs: Path, tmp_path: Path, recipe: str) -> None:
         assert planned["validate_images"] == len(new.validation)
     totals = [planned["epochs"] * planned["steps_per_epoch"] for planned in plans]
     assert totals[0] < totals[1] < totals[2]
+
+
+def test_of_a_huge_validation_image_a_tile_is_timed(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(engine: Any, image: Any) -> Any:
+        seen.append(image.shape[:2])
+        return whole_image(engine, image)
+
+    monkeypatch.setattr(pace, "whole_image", watched)
+    monkeypatch.setattr(pace, "WHOLE", 32 * 32 - 1)
+    monkeypatch.setattr(pace, "TILE", 16)
+    new = trainer(discs, tmp_path, recipe="auto")
+    assert plan(new, 2.0, workers=0)["epochs"] >= 1
+    assert {*seen} == {(16, 16)}
 
 
 def test_the_steps_of_a_plan_are_not_in_the_run(discs: Path, tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ def start(
 
 def resume(run: Path, workers: int) -> Model:
     """Continue a run of folds exactly; see `api.train`."""
+    began = time.monotonic()
     with locked(run):
         sweep(run)
         plan = read_plan(run)
@@ -175,6 +176,9 @@ def resume(run: Path, workers: int) -> Model:
             run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers
         )
         say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
+        before = plan.before + time.monotonic() - began  # to read them again is of the time, too
+        plan = plan.model_copy(update={"before": round(before, 2)})
+        plan.write(run)
         return _train(run, plan, whole, workers)
 
 

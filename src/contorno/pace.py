@@ -11,10 +11,12 @@ import numpy as np
 
 from contorno.engines import whole_image
 from contorno.schedule import fit_to_time, follow
+from contorno.tiles import TILE, WHOLE
 from contorno.trainer import Trainer
 
 TUNING = 0.02  # of the time, to measure what averaging would do
 _TIMING = 2.0  # seconds that timing batches may take, or an image; the clock corrects it later
+_OVERLAP = 4  # times that a pixel is seen where tiles overlap by half, down and across
 _RECENT = 4  # epochs that the pace is measured over
 _REPORT = 4.0  # seconds for loading the model, the figures and the report
 _SCORING = 2.0  # times a validation with every image: tuning, the final score and its figures
@@ -69,13 +71,22 @@ def plan(trainer: Trainer, seconds: float, *, workers: int) -> dict[str, int]:
     """
     batches = trainer.sampler.batches(0, start=0, workers=workers)
     step = _pace(trainer.step, batches, seconds)
-    image, _ = trainer.validation.read(0)
-    one = _pace(lambda image: whole_image(trainer.engine, image), [image] * 5, seconds)
     images = len(trainer.validation)
-    pixels = sum(facts.pixels for facts in trainer.validation.facts) / images
-    one *= pixels / (image.shape[0] * image.shape[1])
+    one = _validation_image(trainer, seconds)
     left = max(seconds - trainer.spent - after(seconds, one * images), seconds / 10)
     return fit_to_time(left, step=step, image=one, images=images, whole=trainer.sampler.steps)
+
+
+def _validation_image(trainer: Trainer, budget: float) -> float:
+    """Seconds that a validation image of mean size takes; of one cut into tiles, one is timed."""
+    image, _ = trainer.validation.read(0)
+    tiled = image.shape[0] * image.shape[1] > WHOLE
+    piece = image[:TILE, :TILE] if tiled else image
+    seconds = _pace(lambda piece: whole_image(trainer.engine, piece), [piece] * 5, budget)
+    facts = trainer.validation.facts
+    pixels = sum(one.pixels for one in facts) / len(facts)
+    times: float = pixels / (piece.shape[0] * piece.shape[1]) * (_OVERLAP if tiled else 1)
+    return seconds * times
 
 
 def _pace(work: Callable[[Any], Any], items: Iterable[Any], budget: float) -> float:
