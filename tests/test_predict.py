@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from contorno.data.demo import draw
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.engines.averaging import Averaged
-from contorno.errors import ConfigError, InputError
+from contorno.errors import ConfigError, InputError, OutOfMemory
 from contorno.images import ImageError, read_raw_mask
 from contorno.model import Model, load
 from contorno.predict import draw_outline, probability_map
@@ -546,3 +547,66 @@ def test_averaging_is_another_prediction(model: Model, photos: Path, tmp_path: P
     assert len(again.skipped) == 1
     other = predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif")
     assert "a file that this model did not make" in other.problems[0].what
+
+
+# Small pictures together
+
+
+def counted(model: Model, monkeypatch: pytest.MonkeyPatch, most: int = 99) -> list[int]:
+    """How many pictures each pass of the engine has; more than `most` do not fit in memory."""
+    passes: list[int] = []
+    real = model.engine.probabilities
+
+    def probabilities(batch: np.ndarray) -> np.ndarray:
+        passes.append(len(batch))
+        if len(batch) > most:
+            raise OutOfMemory("too many")
+        return real(batch)
+
+    monkeypatch.setattr(model.engine, "probabilities", probabilities)
+    return passes
+
+
+def test_small_pictures_of_one_shape_go_through_together(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    folder, shapes = tmp_path / "photos", [(64, 64)] * 20 + [(48, 64)] * 3 + [(64, 64)] * 2
+    for index, shape in enumerate(shapes):
+        save(folder / f"p{index:02}.png", rng.integers(0, 255, (*shape, 3), np.uint8))
+    save(folder / "p05.png", np.zeros((64, 64), np.uint16))  # of another type
+    (folder / "p21.png").write_bytes(b"no picture")
+    passes = counted(model, monkeypatch)
+    outcome = predicted(model, folder, tmp_path / "out")
+    assert passes == [5, 14, 1, 1, 2]
+    assert [path.stem for path in outcome.written] == [
+        f"p{index:02}" for index in range(25) if index not in (5, 21)
+    ]
+    assert [Path(problem.path).stem for problem in outcome.problems] == ["p05", "p21"]
+    monkeypatch.undo()
+    for path in outcome.written:
+        alone = model.predict(folder / path.name)
+        assert (np.asarray(Image.open(path)) != alone).mean() < 1e-3  # sums of another order
+
+
+def test_pictures_that_do_not_fit_together_are_drawn_alone(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        save(tmp_path / "photos" / f"{name}.png", SAMPLE)
+    passes = counted(model, monkeypatch, most=1)
+    outcome = predicted(model, tmp_path / "photos", tmp_path / "out")
+    assert passes == [3, 1, 1, 1]
+    assert [path.stem for path in outcome.written] == ["a", "b", "c"]
+    assert not outcome.problems
+
+
+def test_large_pictures_go_through_alone(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("contorno.predict"), "_PIXELS", 2 * 64 * 64)
+    for name in "abcde":
+        save(tmp_path / "photos" / f"{name}.png", SAMPLE)
+    passes = counted(model, monkeypatch)
+    predicted(model, tmp_path / "photos", tmp_path / "out")
+    assert passes == [2, 2, 1]

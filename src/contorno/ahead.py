@@ -1,4 +1,4 @@
-"""Work that threads do ahead of its reader: results in order, a bounded number of them waiting."""
+"""Work that threads do ahead of its reader or behind it, a bounded amount waiting; in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 
@@ -33,6 +33,39 @@ def in_order(tasks: Iterable[Callable[[], T]], workers: int, *, waiting: int) ->
         finally:
             for future in begun:
                 future.cancel()
+
+
+def grouped(items: Iterable[T], alike: Callable[[T], tuple[object, int]]) -> Iterator[list[T]]:
+    """Neighbours that have something in common, in lists.
+
+    Args:
+        items: in order.
+        alike: of an item, what those of a list have in common, and how many a list holds at most.
+    """
+    group: list[T] = []
+    common: object = None
+    for item in items:
+        kind, most = alike(item)
+        if group and kind != common:
+            yield group
+            group = []
+        group.append(item)
+        common = kind
+        if len(group) >= most:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Items, of which a thread fetches the next while one is in use."""
+    remaining, done = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[object] = pool.submit(next, remaining, done)
+        while (item := coming.result()) is not done:
+            coming = pool.submit(next, remaining, done)
+            yield cast(T, item)
 
 
 class Behind:

@@ -26,7 +26,8 @@ from contorno.files import write_text
 from contorno.hardware import choose, cores
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
-from contorno.predict import Outcome, drawn_into, predict_files
+from contorno.outputs import drawn_into
+from contorno.predict import Outcome, predict_files
 from contorno.progress import bar, say
 from contorno.reading import (
     Masks,

@@ -6,10 +6,9 @@ appears whole or not at all; an output that this very model made before is skipp
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from contorno.ahead import Behind, in_order
+from contorno.ahead import Behind, grouped, in_order, one_ahead
 from contorno.card import ModelCard
 from contorno.data.agreement import other_units
 from contorno.data.facts import usable
-from contorno.data.labels import Labels, prediction_paths, write_prediction
-from contorno.data.names import picture_name
+from contorno.data.labels import Labels, write_prediction
 from contorno.doubt import Doubt, as_text, doubt, from_text, write_list
-from contorno.engines import Engine, whole_image
+from contorno.engines import Engine, whole_image, whole_images
 from contorno.errors import InputError, OutOfMemory, Problem
 from contorno.files import write_bytes
 from contorno.finish import draw, temper
@@ -39,12 +37,14 @@ from contorno.images import (
     read_channels,
     write_probabilities,
 )
+from contorno.outputs import MARK, Outputs, outputs_of, refuse_itself, require_own, unique_names
 from contorno.progress import bar
 
 Array = NDArray[Any]
+_MOST = 16  # pictures in a pass
+_PIXELS = 2**19  # in it: more gain little, and a tile has twice as many
 _COLOURS = ((255, 0, 200), (0, 200, 255), (255, 180, 0), (90, 220, 60), (150, 110, 255))
-_MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
-_DOUBT = "contorno-doubt"  # and of the one that says how far the mask can be trusted
+_DOUBT = "contorno-doubt"  # key of the PNG text that says how far the mask can be trusted
 
 
 @dataclass
@@ -69,6 +69,11 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
     Raises:
         ImageError: type, channels or values are not those that the model was made for.
     """
+    return temper(whole_image(engine, _fitting(card, image, name)), card)
+
+
+def _fitting(card: ModelCard, image: Array, name: str) -> Array:
+    """The picture (H, W, C), of the type and channels that the model was made for."""
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise _unfit(
             name, f"an array of shape {image.shape}", "(H, W) or (H, W, C)", "give one picture"
@@ -86,8 +91,11 @@ def probability_map(engine: Engine, card: ModelCard, image: Array, *, name: str 
     low, high = float(image.min()), float(image.max())
     if problem := other_units(card.preprocessing, low, high, name):
         raise ImageError(problem)
-    raw = whole_image(engine, as_channels(image, card.network.in_channels, path=name))
-    return temper(raw, card)
+    return as_channels(image, card.network.in_channels, path=name)
+
+
+def _unfit(path: str, what: str, expected: str, fix: str) -> ImageError:
+    return ImageError(Problem(path, what, expected, fix))
 
 
 def read_picture(card: ModelCard, files: Sequence[Path]) -> Array:
@@ -113,7 +121,8 @@ def predict_files(
     Every mask carries its own row of that list, so that images skipped now stay in it.
 
     Threads read ahead of the engine and write behind it; at most 2 x `workers` + 4 pictures are in
-    memory.
+    memory. Neighbours of one shape go through the engine together while they are small: half a
+    megapixel, and 16 pictures, count as one here.
 
     Args:
         engine, card: the model.
@@ -131,60 +140,33 @@ def predict_files(
         What was written, what was skipped as done before, and the problems.
     """
     outcome = Outcome()
-    outputs = partial(_outputs, card, out, probabilities=probabilities, overlay=overlay)
-    names = _unique_names(images, card.preprocessing.channels, outputs, outcome.problems)
+    outputs = partial(outputs_of, card, out, probabilities=probabilities, overlay=overlay)
+    names = unique_names(images, card.preprocessing.channels, outputs, outcome.problems)
     tasks = (
         partial(_prepare, card, fingerprint, files, outputs(name), overwrite=overwrite)
         for files, name in names.items()
     )
-    ready = in_order(tasks, workers, waiting=workers + 1)
+    read = in_order(tasks, workers, waiting=workers)
+    ready = one_ahead(grouped(read, partial(_together, card)))
     with bar("Predicting", len(names)) as advance, Behind(workers, waiting=workers + 1) as write:
-        for job in ready:
-            if isinstance(job, Problem):
-                outcome.problems.append(job)
-            elif job.image is None:
-                outcome.skipped.append(job.target)
-                if job.doubt is not None:
-                    outcome.doubts[job.target.stem] = job.doubt
+        for jobs in ready:
+            first = jobs[0]  # and only one, where there is nothing to draw
+            if isinstance(first, Problem):
+                outcome.problems.append(first)
+            elif first.image is None:
+                outcome.skipped.append(first.target)
+                if first.doubt is not None:
+                    outcome.doubts[first.target.stem] = first.doubt
             else:
-                _predict(engine, card, job, write, outcome)
-            advance()
+                drawn = [job for job in jobs if isinstance(job, _Job)]
+                _predict(engine, card, drawn, write, outcome)
+            advance(steps=len(jobs))
     if outcome.doubts:
         try:
             write_list(out, outcome.doubts)
         except InputError as error:
             outcome.problems += error.problems
     return outcome
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """The files that are to be made of one picture.
-
-    Args:
-        target: the mask, or where overlapping classes have folders, their common name.
-        masks: its files.
-        maps: files of probabilities, one for each output of the network.
-        overlay: file of the picture with outlines, or None.
-    """
-
-    target: Path
-    masks: list[Path]
-    maps: list[Path]
-    overlay: Path | None
-
-    @property
-    def all(self) -> list[Path]:
-        return [*self.masks, *self.maps, *([self.overlay] if self.overlay else [])]
-
-
-def _outputs(
-    card: ModelCard, out: Path, name: str, *, probabilities: str | None, overlay: bool
-) -> _Outputs:
-    target = out / f"{name}.png"
-    drawn = target.with_name(f"{target.stem}_overlay.png") if overlay else None
-    masks, maps = prediction_paths(target, card.labels), _map_paths(target, card, probabilities)
-    return _Outputs(target, masks, maps, drawn)
 
 
 @dataclass(frozen=True)
@@ -200,7 +182,7 @@ class _Job:
     """
 
     name: str
-    files: _Outputs
+    files: Outputs
     text: dict[str, str]
     image: Array | None
     doubt: Doubt | None = None
@@ -214,7 +196,7 @@ def _prepare(
     card: ModelCard,
     fingerprint: str,
     files: tuple[Path, ...],
-    outputs: _Outputs,
+    outputs: Outputs,
     *,
     overwrite: bool,
 ) -> _Job | Problem:
@@ -222,30 +204,62 @@ def _prepare(
     wanted = outputs.all
     try:
         for path in files:
-            _refuse_itself(path, wanted)
+            refuse_itself(path, wanted)
         mark = " ".join([fingerprint, *(file_digest(path)[:16] for path in files)])
         there = [] if overwrite else [file for file in wanted if file.exists()]
         for file in there:
-            _done_before(file, mark)
+            require_own(file, mark)
         image = None if there == wanted else read_picture(card, files)
     except ImageError as error:
         return error.problem
     before = png_text(wanted[0]).get(_DOUBT) if image is None else None
-    return _Job(str(files[0]), outputs, {_MARK: mark}, image, from_text(before))
+    return _Job(str(files[0]), outputs, {MARK: mark}, image, from_text(before))
 
 
-def _predict(engine: Engine, card: ModelCard, job: _Job, write: Behind, outcome: Outcome) -> None:
-    assert job.image is not None
+def _together(card: ModelCard, job: _Job | Problem) -> tuple[object, int]:
+    """What pictures of one pass have in common, and how many of these go through it."""
+    if isinstance(job, Problem) or job.image is None:
+        return None, 1
+    height, width = card.preprocessing.size or job.image.shape[:2]
+    pixels = max(height * width, job.image.shape[0] * job.image.shape[1])
+    return (job.image.shape, job.image.dtype), max(1, min(_MOST, _PIXELS // pixels))
+
+
+def _predict(
+    engine: Engine, card: ModelCard, jobs: Sequence[_Job], write: Behind, outcome: Outcome
+) -> None:
+    """Draw pictures of one shape, in one pass if they fit."""
+    good, images = [], []
+    for job in jobs:
+        assert job.image is not None
+        try:
+            images.append(_fitting(card, job.image, job.name))
+        except ImageError as error:
+            outcome.problems.append(error.problem)
+        else:
+            good.append(job)
+    if not good:
+        return
     try:
-        found = probability_map(engine, card, job.image, name=job.name)
-    except ImageError as error:
-        outcome.problems.append(error.problem)
+        found = whole_images(engine, images)
     except OutOfMemory as error:
+        if len(good) > 1:
+            for job in good:
+                _predict(engine, card, [job], write, outcome)
+            return
         fix = "cut it into pieces, or use --device cpu"
-        outcome.problems.append(Problem(job.name, str(error), "a smaller image", fix))
+        outcome.problems.append(Problem(good[0].name, str(error), "a smaller image", fix))
     else:
-        write(partial(_write, card, job, found, outcome.doubts))
-        outcome.written.append(job.target)
+        maps = [temper(one, card) for one in found]
+        write(partial(_write_all, card, good, maps, outcome.doubts))
+        outcome.written += [job.target for job in good]
+
+
+def _write_all(
+    card: ModelCard, jobs: Sequence[_Job], maps: Sequence[Array], doubts: dict[str, Doubt]
+) -> None:
+    for job, found in zip(jobs, maps, strict=True):
+        _write(card, job, found, doubts)
 
 
 def _write(card: ModelCard, job: _Job, found: Array, doubts: dict[str, Doubt]) -> None:
@@ -276,99 +290,3 @@ def draw_outline(image: Array, classes: Array, labels: Labels) -> Image.Image:
         rim = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)
         shown[rim[1:-1, 1:-1]] = colour
     return Image.fromarray(shown)
-
-
-def _map_paths(target: Path, card: ModelCard, probabilities: str | None) -> list[Path]:
-    """Files of probabilities, one for each output of the network."""
-    if probabilities is None:
-        return []
-    classes = card.network.out_channels
-    named = len(card.labels.names) == classes
-    names = card.labels.names if named else range(classes)
-    marks = [""] if classes == 1 else [f"_{name}".replace(" ", "-") for name in names]
-    if len({*marks}) < classes:  # "a b" and "a-b"
-        marks = [f"_{name}" for name in names]
-    return [target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks]
-
-
-def _unique_names(
-    images: Sequence[tuple[Path, ...]],
-    channels: Sequence[str],
-    outputs: Callable[[str], _Outputs],
-    problems: list[Problem],
-) -> dict[tuple[Path, ...], str]:
-    """Output stems; no file of one picture takes the place of another's, or of a picture."""
-    resolved = cache(Path.resolve)
-    folders = {resolved(file.parent) for file in outputs("name").all}
-    places = (resolved(path.parent) / path.name for files in images for path in files)
-    pictures = {place for place in places if place.parent in folders}
-    taken: dict[Path, Path] = {}
-    names = {}
-    for files in images:
-        name = picture_name(files, channels)
-        wanted = outputs(name).all
-        own = {resolved(path.parent) / path.name for path in files}
-        replaced = {resolved(file.parent) / file.name for file in wanted} & pictures - own
-        if clash := next((file for file in wanted if file in taken), None):
-            problems.append(_one_place(files[0], clash, taken[clash]))
-        elif replaced:
-            problems.append(_one_place(files[0], min(replaced), min(replaced)))
-        else:
-            taken |= dict.fromkeys(wanted, files[0])
-            names[files] = name
-    return names
-
-
-def _one_place(image: Path, file: Path, other: Path) -> Problem:
-    what = f"would take the place of {other}" if file == other else f"is one for {other} as well"
-    return Problem(
-        str(image),
-        f"{file.name}, which is to be made of it, {what}",
-        "one name for each file",
-        "use another --out, or predict the two into different folders",
-    )
-
-
-def _refuse_itself(image: Path, wanted: list[Path]) -> None:
-    """No option makes a picture be replaced by its own mask."""
-    if image.resolve() in [file.resolve() for file in wanted]:
-        raise _unfit(
-            str(image),
-            "the picture itself stands where its mask would be written",
-            "another folder",
-            "use another --out",
-        )
-
-
-def _mark(file: Path) -> str | None:
-    """What names the model that a PNG or TIFF was made by."""
-    if file.suffix == ".png":
-        return png_text(file).get(_MARK)
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            page: Any = tiff.pages[0]
-            return json.loads(page.description).get(_MARK)  # type: ignore[no-any-return]
-    except (tifffile.TiffFileError, ValueError, AttributeError, OSError):
-        return None  # no TIFF, or a description that is no such document
-
-
-def drawn_into(out: Path, file: Path) -> bool:
-    """Whether a file is one that predict wrote into this folder before."""
-    own = file.suffix in (".png", ".tif") and file.parent.resolve() == out.resolve()
-    return own and file.is_file() and _mark(file) is not None
-
-
-def _done_before(target: Path, mark: str) -> None:
-    if _mark(target) != mark:
-        raise _unfit(
-            str(target),
-            "a file that this model did not make of this picture",
-            "a free name, or what this model made of it",
-            "use another --out, or --overwrite to replace it",
-        )
-
-
-def _unfit(path: str, what: str, expected: str, fix: str) -> ImageError:
-    return ImageError(Problem(path, what, expected, fix))

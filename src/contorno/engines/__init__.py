@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from contorno.config import Preprocessing
@@ -60,3 +62,15 @@ def whole_image(engine: Engine, image: NDArray[Any]) -> NDArray[Any]:
         if not TILE * TILE < pixels <= WHOLE:
             raise
     return stitch(image, run, whole=0)
+
+
+def whole_images(engine: Engine, images: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """`whole_image` of several small pictures of one shape and type, in one pass.
+
+    Raises:
+        OutOfMemory: they do not fit.
+    """
+    if len(images) == 1:
+        return [whole_image(engine, images[0])]
+    each = [normaliser(image, engine.preprocessing)(image) for image in images]
+    return list(engine.probabilities(np.stack(each)))

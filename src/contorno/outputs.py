@@ -1,0 +1,139 @@
+"""The files that predict makes of a picture: their names, and whose a file is that is there.
+
+A mask says in its text which model and which picture it is made of, so that it counts as done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from contorno.card import ModelCard
+from contorno.data.labels import prediction_paths
+from contorno.data.names import picture_name
+from contorno.errors import Problem
+from contorno.images import ImageError, png_text
+
+MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files that are to be made of one picture.
+
+    Args:
+        target: the mask, or where overlapping classes have folders, their common name.
+        masks: its files.
+        maps: files of probabilities, one for each output of the network.
+        overlay: file of the picture with outlines, or None.
+    """
+
+    target: Path
+    masks: list[Path]
+    maps: list[Path]
+    overlay: Path | None
+
+    @property
+    def all(self) -> list[Path]:
+        return [*self.masks, *self.maps, *([self.overlay] if self.overlay else [])]
+
+
+def outputs_of(
+    card: ModelCard, out: Path, name: str, *, probabilities: str | None, overlay: bool
+) -> Outputs:
+    """The files of a picture of this name; see `predict.predict_files`."""
+    target = out / f"{name}.png"
+    drawn = target.with_name(f"{target.stem}_overlay.png") if overlay else None
+    masks, maps = prediction_paths(target, card.labels), _map_paths(target, card, probabilities)
+    return Outputs(target, masks, maps, drawn)
+
+
+def _map_paths(target: Path, card: ModelCard, probabilities: str | None) -> list[Path]:
+    """Files of probabilities, one for each output of the network."""
+    if probabilities is None:
+        return []
+    classes = card.network.out_channels
+    named = len(card.labels.names) == classes
+    names = card.labels.names if named else range(classes)
+    marks = [""] if classes == 1 else [f"_{name}".replace(" ", "-") for name in names]
+    if len({*marks}) < classes:  # "a b" and "a-b"
+        marks = [f"_{name}" for name in names]
+    return [target.with_name(f"{target.stem}_probability{mark}.{probabilities}") for mark in marks]
+
+
+def unique_names(
+    images: Sequence[tuple[Path, ...]],
+    channels: Sequence[str],
+    outputs: Callable[[str], Outputs],
+    problems: list[Problem],
+) -> dict[tuple[Path, ...], str]:
+    """Output stems; no file of one picture takes the place of another's, or of a picture."""
+    resolved = cache(Path.resolve)
+    folders = {resolved(file.parent) for file in outputs("name").all}
+    places = (resolved(path.parent) / path.name for files in images for path in files)
+    pictures = {place for place in places if place.parent in folders}
+    taken: dict[Path, Path] = {}
+    names = {}
+    for files in images:
+        name = picture_name(files, channels)
+        wanted = outputs(name).all
+        own = {resolved(path.parent) / path.name for path in files}
+        replaced = {resolved(file.parent) / file.name for file in wanted} & pictures - own
+        if clash := next((file for file in wanted if file in taken), None):
+            problems.append(_one_place(files[0], clash, taken[clash]))
+        elif replaced:
+            problems.append(_one_place(files[0], min(replaced), min(replaced)))
+        else:
+            taken |= dict.fromkeys(wanted, files[0])
+            names[files] = name
+    return names
+
+
+def _one_place(image: Path, file: Path, other: Path) -> Problem:
+    what = f"would take the place of {other}" if file == other else f"is one for {other} as well"
+    return Problem(
+        str(image),
+        f"{file.name}, which is to be made of it, {what}",
+        "one name for each file",
+        "use another --out, or predict the two into different folders",
+    )
+
+
+def refuse_itself(image: Path, wanted: list[Path]) -> None:
+    """Raise ImageError where a picture would be replaced by its own mask: no option does that."""
+    if image.resolve() in [file.resolve() for file in wanted]:
+        what = "the picture itself stands where its mask would be written"
+        raise ImageError(Problem(str(image), what, "another folder", "use another --out"))
+
+
+def _mark(file: Path) -> str | None:
+    """What names the model that a PNG or TIFF was made by."""
+    if file.suffix == ".png":
+        return png_text(file).get(MARK)
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page: Any = tiff.pages[0]
+            return json.loads(page.description).get(MARK)  # type: ignore[no-any-return]
+    except (tifffile.TiffFileError, ValueError, AttributeError, OSError):
+        return None  # no TIFF, or a description that is no such document
+
+
+def drawn_into(out: Path, file: Path) -> bool:
+    """Whether a file is one that predict wrote into this folder before."""
+    own = file.suffix in (".png", ".tif") and file.parent.resolve() == out.resolve()
+    return own and file.is_file() and _mark(file) is not None
+
+
+def require_own(target: Path, mark: str) -> None:
+    """Raise ImageError for a file that is there and does not have this mark."""
+    if _mark(target) != mark:
+        what = "a file that this model did not make of this picture"
+        expected = "a free name, or what this model made of it"
+        fix = "use another --out, or --overwrite to replace it"
+        raise ImageError(Problem(str(target), what, expected, fix))
