@@ -177,8 +177,7 @@ def resume(run: Path, workers: int) -> Model:
         )
         say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
         before = plan.before + time.monotonic() - began  # to read them again is of the time, too
-        plan = plan.model_copy(update={"before": round(before, 2)})
-        plan.write(run)
+        plan = plan.model_copy(update={"before": round(before, 2)})  # written with the next fold
         return _train(run, plan, whole, workers)
 
 
