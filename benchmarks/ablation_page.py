@@ -103,7 +103,8 @@ def kept_epoch(results: dict[str, Any]) -> str:
 {cells[0]["epochs"]} epochs, {min(steps):,} to {max(steps):,} steps, on two thirds of a train list,
 parted as in a run. Each rule picks an epoch by the validation part of these, on which threshold and
 the like are then tuned; the mean Dice is that of the other third, which chose nothing, over
-{seeds} seeds. The test lists are not read. Contorno keeps the best of the second half. Machine:
+{seeds} seeds. The test lists are not read. Contorno keeps the best of the second half. Its
+recipe then still averaged its weights; without that, see docs/LOG.md. Machine:
 {results["machine"]}.
 
 {table}
