@@ -70,6 +70,43 @@ and the most. Machine:
 """
 
 
+def light(results: dict[str, Any]) -> str:
+    cells = list(results["cells"].values())
+    steps, seeds = max(c["steps"] for c in cells), len({c["seed"] for c in cells})
+    rows = []
+    for name in ("as they are", *cells[0]["lights"]):
+        by = {
+            (c["change"], c["set"], c["seed"]): {"dice": c["lights"].get(name, c["dice"])}
+            for c in cells
+        }
+        for change in dict.fromkeys(["recipe", *(c["change"] for c in cells)]):
+            found = [_differences(by, change, each) for each in SETS]
+            known = [each for each in found if each]
+            plain = change == "recipe"
+            figures = [_figure(each, "{:.3f}" if plain else "{:+.3f}") for each in found]
+            better = "" if plain else f"{sum(mean(each) < 0 for each in known)} of {len(known)}"
+            rows.append(f"| {name} | {change} | {' | '.join(figures)} | {better} |")
+    table = "\n".join(
+        [
+            f"| pictures | | {' | '.join(SETS)} | recipe better |",
+            "|---" * (len(SETS) + 3) + "|",
+            *rows,
+        ]
+    )
+    return f"""## What normalising each image is worth
+
+`python benchmarks/ablation.py DATA --steps {steps} --seeds 0 1 2 --changes recipe "normalised by
+the set"`: as above, with {steps} steps for all and {seeds} seeds. The third that judges is scored
+as it is, with half of its light, and with half as much again (every value times 0.5 or 1.5, cut off
+at the largest): what a lamp or an exposure other than the training's does to a new picture. Mean
+Dice of recipe auto, which normalises each image by its own mean and spread, and what changes where
+all are normalised by the mean and spread of the training set. Machine:
+{results["machine"]}.
+
+{table}
+"""
+
+
 def ablation_before(results: dict[str, Any]) -> str:
     return f"""## What each part was worth before
 
@@ -99,12 +136,11 @@ def kept_epoch(results: dict[str, Any]) -> str:
     seeds = len({cell["seed"] for cell in cells})
     return f"""## Which epoch is kept
 
-`python benchmarks/kept.py DATA --seeds 0 1`: one training of
+`python benchmarks/kept.py DATA --seconds 240 --seeds 0 1`: one training of
 {cells[0]["epochs"]} epochs, {min(steps):,} to {max(steps):,} steps, on two thirds of a train list,
 parted as in a run. Each rule picks an epoch by the validation part of these, on which threshold and
 the like are then tuned; the mean Dice is that of the other third, which chose nothing, over
-{seeds} seeds. The test lists are not read. Contorno keeps the best of the second half. Its
-recipe then still averaged its weights; without that, see docs/LOG.md. Machine:
+{seeds} seeds. The test lists are not read. Contorno keeps the epoch of the best Dice. Machine:
 {results["machine"]}.
 
 {table}

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablation_page import ablation, ablation_before, averages, kept_epoch
+from ablation_page import ablation, ablation_before, averages, kept_epoch, light
 from accuracy_page import accuracy, accuracy_float32, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -404,6 +404,7 @@ SECTIONS = {
     "accuracy_float32": accuracy_float32,
     "ablation": ablation,
     "averages": averages,
+    "light": light,
     "ablation_before": ablation_before,
     "kept": kept_epoch,
     "classic": classic,

@@ -15,8 +15,6 @@ _LEAST_STEPS = 10  # in an epoch, so that its loss means something
 _VALIDATION = 0.05  # of the time may go to validation
 _ONE_VALIDATION = 0.015  # so that there are ten of them
 _LEAST_IMAGES = 8  # that validate, so that their Dice means something
-_LATE = 0.5  # of a cosine: models from there on are compared with each other alone
-_WRONG = 0.8  # of the best Dice: a late model below went wrong, an early one was not just lucky
 
 
 @dataclass
@@ -34,7 +32,6 @@ class Position:
     best: float = -1.0  # validation Dice of the model that is kept
     best_loss: float = math.inf
     best_epoch: int = 0
-    late: bool = False  # whether it is of the second half of a cosine
     cooling: int | None = None  # epoch in which early annealing began
     top: float = 0.0  # learning rate then
     fitted: int = 0  # epoch in which the length was last changed
@@ -56,18 +53,6 @@ def validates(recipe: TrainingConfig, position: Position) -> bool:
     """Whether the epoch that has just ended is followed by validation; the last always is."""
     done = position.epoch + 1
     return done % recipe.validate_every == 0 or done >= position.epochs
-
-
-def first_late(recipe: TrainingConfig, position: Position, dice: float) -> bool:
-    """Whether the model just validated, with `dice`, is the first that counts of the second half.
-
-    The best of all epochs may be one that a few validation images favoured by luck, before much was
-    learnt. That of the second half of a cosine was better on two sets of five (by 0.009 and 0.002
-    Dice), worse on one (0.001). A run that has gone wrong by then keeps its early model.
-    """
-    if position.late or recipe.schedule == "constant" or position.cooling is not None:
-        return False
-    return _progress(position, position.epoch + 1) >= _LATE and dice >= _WRONG * position.best
 
 
 def cool_if_stuck(recipe: TrainingConfig, position: Position) -> bool:

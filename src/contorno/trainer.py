@@ -47,7 +47,7 @@ from contorno.models import EncoderUNet, Segmenter, build_network
 from contorno.muon import Muon
 from contorno.progress import warn
 from contorno.runlog import LOG, trim_log
-from contorno.schedule import Position, first_late, learning_rate
+from contorno.schedule import Position, learning_rate
 from contorno.signals import StopRequest
 
 Array = NDArray[Any]
@@ -268,13 +268,8 @@ class Trainer:
         return float(mse(torch.from_numpy(found)[None], target, valid))
 
     def keep_if_best(self, dice: float, error: float) -> bool:
-        """Write the model file if Dice is the best, or as good with a smaller error.
-
-        The one that is `schedule.first_late` takes the place of all before it.
-        """
+        """Write the model file if Dice is the best, or as good with a smaller error."""
         position = self.position
-        if first_late(self.config.training, position, dice):
-            position.late, position.best, position.best_loss = True, -1.0, math.inf
         if (dice, -error) <= (position.best, -position.best_loss):
             return False
         position.best, position.best_loss = dice, error
