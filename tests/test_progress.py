@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contorno import progress
-from contorno.progress import bar, clock, say, size, table, warn
+from contorno.progress import bar, clock, labels_table, say, size, table, warn
 
 
 def test_messages_are_not_wrapped_or_interpreted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +154,18 @@ def test_a_table_of_figures(
     assert "Each class" not in written
     table(results(empty=2))
     assert "2 image(s) without any object, 1 of them with" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_cuts_no_class_short(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ("epithelium_left", "epithelium_right")
+    labels_table([{"value": "1", "name": name, "share": 0.5, "images": 2} for name in names])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 40
+    cells = [line.split("│")[2].strip() for line in lines if "│" in line]
+    assert "".join(cells) == "".join(names)
 
 
 @pytest.mark.parametrize("threshold", [0.5, None])

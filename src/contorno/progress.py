@@ -118,9 +118,9 @@ def labels_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print how masks were understood: value, class, share of pixels, in how many masks."""
     grid = Table()
     for title in ("mask value", "class"):
-        grid.add_column(title)
+        grid.add_column(title, overflow="fold")  # cut short, two classes may look the same
     for title in ("pixels", "in masks"):
-        grid.add_column(title, justify="right")
+        grid.add_column(title, justify="right", overflow="fold")
     for row in rows:
         words = [Text(printable(row[key])) for key in ("value", "name")]
         grid.add_row(*words, f"{100 * row['share']:.3g}%", str(row["images"]))
