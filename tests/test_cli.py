@@ -283,6 +283,12 @@ def test_a_reader_that_has_enough_is_no_error(data: Path) -> None:
     assert command.returncode == 0
 
 
+def test_a_refusal_that_cannot_be_printed_has_its_exit_code(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "contorno", "check", str(tmp_path / "nowhere")]
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run(words, stderr=full, check=False).returncode == 2
+
+
 def test_names_that_the_output_cannot_spell_are_escaped(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

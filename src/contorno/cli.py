@@ -57,24 +57,27 @@ def main(arguments: list[str] | None = None) -> int:
     except ContornoError as error:
         if debug:
             raise
-        from contorno.progress import printable
-
-        print(f"contorno: {printable(str(error))}", file=sys.stderr)
+        _say_why(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("contorno: stopped", file=sys.stderr)
+        _say_why("stopped")
         return 130
     except Exception as error:
         if debug:
             raise
         if type(error).__module__.startswith("cyclopts"):
             return 2  # already printed, with the usage
-        print(
-            f"contorno: an error of contorno itself: {type(error).__name__}: {error}\n"
-            "Run the command again with --debug and report what it prints.",
-            file=sys.stderr,
+        _say_why(
+            f"an error of contorno itself: {type(error).__name__}: {error}\n"
+            "Run the command again with --debug and report what it prints."
         )
         return 1
+
+
+def _say_why(message: str) -> None:
+    from contorno.progress import failed
+
+    failed(message)
 
 
 @app.command

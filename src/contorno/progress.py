@@ -59,6 +59,14 @@ def warn(message: str) -> None:
     _Output(stderr=True).print(printable(message), style="yellow", soft_wrap=True, markup=False)
 
 
+def failed(message: str) -> None:
+    """Print why a command failed on standard error, unwrapped and unstyled."""
+    try:
+        print(f"contorno: {printable(message)}", file=sys.stderr)
+    except OSError:
+        _go_on_unheard(sys.stderr)
+
+
 def is_terminal() -> bool:
     """Whether somebody looks at standard output."""
     return sys.stdout is not None and sys.stdout.isatty()
