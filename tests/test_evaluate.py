@@ -182,6 +182,22 @@ def test_a_list_restricts_what_is_scored(model: Model, data: Path, tmp_path: Pat
     ]
 
 
+def test_intervals_are_over_groups_where_there_are_any(
+    model: Model, data: Path, results: dict[str, Any], tmp_path: Path
+) -> None:
+    assert results["groups"] is None
+    masks = data / "masks"
+    pairs: dict[str, Any] = {"images": data / "images", "masks": masks, "workers": 0}
+    grouped = api.evaluate(model, **pairs, group="none|p[01]|p", out=tmp_path / "out")
+    assert grouped["groups"] == {"none": "none", "p0": "p0", "p1": "p1", "p2": "p", "p3": "p"}
+    assert grouped["images"] == results["images"]
+    assert grouped["per_image"]["dice"]["mean"] == results["per_image"]["dice"]["mean"]
+    assert grouped["per_image"]["dice"] != results["per_image"]["dice"]
+    assert "5 images of 4 groups" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(InputError, match="finds no group in 1 of 5 names: none"):
+        api.evaluate(model, **pairs, group="p[0-9]", out=tmp_path / "other")
+
+
 def test_problems_are_recorded_and_the_rest_is_scored(
     model: Model, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,10 @@ def test_every_image_validates_once_and_no_group_is_parted(run: Path, discs: Pat
         assert "groups are not parted" in parts["rule"]
     assert sorted(validated) == names
     assert [len(part) for part in folds.read_plan(run).parts] == [6, 6, 6]
+    assert results(run)["groups"] == {name: name[0] for name in names}  # over which intervals are
+    of_fold = results(run / "fold1")["groups"]
+    assert of_fold == {name: name[0] for name in of_fold}
+    assert len(of_fold) == 6
 
 
 def test_each_fold_is_an_ordinary_run(run: Path, discs: Path) -> None:

@@ -621,6 +621,24 @@ def test_mean_dice_comes_from_integer_counts_in_any_order(scores: list[ImageScor
         assert other["per_image"]["dice"]["mean"] == mean  # to the bit
 
 
+def test_groups_are_drawn_in_place_of_images(scores: list[ImageScore]) -> None:
+    """Pictures of one patient that are all alike are no more evidence than one of them."""
+    alone = scores[:12]
+    doubled = [one for one in alone for _ in range(3)]
+    groups = [f"patient{place}" for place in range(len(alone)) for _ in range(3)]
+    grouped = summarise(doubled, groups=groups, seed=3, resamples=200)
+    one_each = summarise(alone, seed=3, resamples=200)
+    for part in ("per_image", "pooled"):
+        for name, figure in one_each[part].items():
+            limits = [grouped[part][name][key] for key in ("low", "high")]
+            assert limits == pytest.approx([figure["low"], figure["high"]], abs=1e-12)
+    narrow = summarise(doubled, seed=3, resamples=200)["per_image"]["dice"]
+    wide = grouped["per_image"]["dice"]
+    assert narrow["high"] - narrow["low"] < wide["high"] - wide["low"]
+    assert narrow["mean"] == wide["mean"]
+    assert summarise([], groups=[])["pooled"] == summarise([])["pooled"]
+
+
 def test_intervals_follow_the_seed(scores: list[ImageScore]) -> None:
     assert summarise(scores, seed=1) == summarise(scores, seed=1)
     one, two = (summarise(scores, seed=s)["per_image"]["dice"] for s in (1, 2))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from contorno.config import DataConfig, build, parse_duration
+from contorno.data.groups import by_pattern, guess
 from contorno.data.names import find_images, read_list
 from contorno.engines import Engine
 from contorno.engines.averaging import Averaged
@@ -188,6 +189,7 @@ def evaluate(
     foreground: str | None = None,
     classes: str | None = None,
     ignore: str | int | None = None,
+    group: str | None = None,
     tta: bool = False,
     engine: str = "auto",
     device: str = "auto",
@@ -200,6 +202,7 @@ def evaluate(
         model: model file, run folder, or a loaded `Model`.
         images, masks, suffix, files, foreground, classes, ignore: as in `train`; needed only where
             these masks are coded otherwise than those of the training.
+        group: as in `train`; intervals are over groups, where there are any, and not over images.
         out: folder to make; `evaluation` with a free name in the run folder (or here) when None.
         tta: average the probabilities over mirrored and turned pictures; 4 to 8 times the work.
         engine, device, precision: see `load`; of a loaded model they are given there.
@@ -224,6 +227,7 @@ def evaluate(
         suffix=suffix,
         channels=loaded.card.preprocessing.channels,
         pages=loaded.card.preprocessing.pages,
+        group=group,
         foreground=foreground,
         classes=classes,
     )
@@ -231,6 +235,10 @@ def evaluate(
         dataset, problems = read_pairs(
             data, cores() if workers is None else workers, card=loaded.card, keep=False
         )
+        names = dataset.names
+        grouping = by_pattern(names, group) if group else guess(names)
+        if grouping is not None:
+            say(f"Intervals are over {len({*grouping.of.values()})} groups: {grouping.rule}")
         results = score_model(
             _engine(loaded, tta),
             loaded.card,
@@ -239,6 +247,7 @@ def evaluate(
             model=loaded.about(),
             scored_on=seen_in_training(loaded.members[0].run, dataset),
             problems=problems,
+            groups=None if grouping is None else grouping.of,
         )
         single = len(loaded.members) == 1
         page = write_report(folder / "results.json", run=run if single else None)

@@ -249,6 +249,7 @@ def evaluate(
     foreground: str | None = None,
     classes: str | None = None,
     ignore: str | None = None,
+    group: str | None = None,
     tta: bool = False,
     engine: Engine = "auto",
     device: Device = "auto",
@@ -279,6 +280,9 @@ def evaluate(
         The same, with names: "background=0,nucleus=1".
     ignore
         Mask values that are not scored.
+    group
+        Regular expression that finds the patient, slide or sequence in a stem: the intervals are
+        then over groups, not over images. Guessed when names show it.
     tta
         Average over mirrored and turned pictures (test-time averaging): 4 to 8 times the work.
     engine
@@ -302,6 +306,7 @@ def evaluate(
         foreground=foreground,
         classes=classes,
         ignore=ignore,
+        group=group,
         tta=tta,
         engine=engine,
         device=device,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def evaluate(
     model: dict[str, Any],
     scored_on: str,
     problems: Sequence[Problem] = (),
+    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score a model on pairs.
 
@@ -56,6 +57,7 @@ def evaluate(
         model: what is known of the model, put into the results as it is.
         scored_on: in words, which images these are.
         problems: of pairs that were left out, put into the results.
+        groups: group of each name, over which the intervals are then; None: over images.
 
     Returns:
         What is in results.json.
@@ -64,7 +66,13 @@ def evaluate(
         InputError: the classes of model and masks do not fit together.
     """
     return evaluate_parts(
-        [(engine, dataset)], card, out, model=model, scored_on=scored_on, problems=problems
+        [(engine, dataset)],
+        card,
+        out,
+        model=model,
+        scored_on=scored_on,
+        problems=problems,
+        groups=groups,
     )
 
 
@@ -76,19 +84,23 @@ def evaluate_parts(
     model: dict[str, Any],
     scored_on: str,
     problems: Sequence[Problem] = (),
+    groups: Mapping[str, str] | None = None,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Score several models of one kind as one, each on pairs of its own; see `evaluate`.
 
     Args:
         parts: engines and the pairs that each is scored on, all of one set.
-        card, out, model, scored_on, problems: as in `evaluate`.
+        card, out, model, scored_on, problems, groups: as in `evaluate`.
         watch: is shown every image that is scored.
     """
     dataset, began = parts[0][1], time.monotonic()
     require_labels(card)
     _require_same_classes(card.labels, dataset.labels)
     scored = _score_all(parts, card, out, watch)
+    names = [one.row["name"] for one in scored]
+    group_of = None if groups is None else {name: groups.get(name, name) for name in names}
+    drawn = None if group_of is None else [group_of[name] for name in names]
     results = {
         "contorno": __version__,
         "scored_on": scored_on,
@@ -99,8 +111,9 @@ def evaluate_parts(
         "pages": dataset.pages,
         "rules": RULES,
         "images": [one.row for one in scored],
-        **summarise([one.combined for one in scored]),
-        "classes": _classes(card.labels.scored, [one.alone for one in scored]),
+        "groups": group_of,
+        **summarise([one.combined for one in scored], groups=drawn),
+        "classes": _classes(card.labels.scored, [one.alone for one in scored], drawn),
         "calibration": _calibration(scored, card),
         "doubt": {
             "rank_correlation": _rank_correlation([one.row for one in scored]),
@@ -311,13 +324,15 @@ def _labels(written: Labels, read: Labels) -> dict[str, Any]:
 
 
 def _classes(
-    names: Sequence[str], of_classes: Sequence[Sequence[ImageScore]]
+    names: Sequence[str],
+    of_classes: Sequence[Sequence[ImageScore]],
+    groups: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
     """Figures of each class on its own; nothing where there is only one."""
     if len(names) == 1:
         return []
     return [
-        {"name": name} | summarise([image[k] for image in of_classes])
+        {"name": name} | summarise([image[k] for image in of_classes], groups=groups)
         for k, name in enumerate(names)
     ]
 

@@ -308,6 +308,7 @@ def _together(run: Path, plan: Plan, whole: Dataset) -> Model:
         model=model.about(),
         scored_on=SCORED_ON.format(images=len(whole), folds=count),
         problems=_problems(plan),
+        groups=plan.groups,
         watch=watch,
     )
     suspects = watch.ranked()

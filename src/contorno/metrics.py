@@ -58,9 +58,10 @@ RULES: dict[str, str] = {
     "intervals": (
         "Percentile bootstrap over images, 95%: the images are drawn again with replacement, the "
         "figure is computed from each draw, and the interval runs from the 2.5th to the 97.5th "
-        "percentile; draws in which the figure is undefined are left out. It tells how much the "
-        "figure depends on which images were scored, not on training. With fewer than about 20 "
-        "images it is too narrow, and with one image it has no width."
+        "percentile; draws in which the figure is undefined are left out. Where images belong to "
+        "groups (a patient, a slide), whole groups are drawn. It tells how much the figure depends "
+        "on which images were scored, not on training. With fewer than about 20 images, or groups, "
+        "it is too narrow, and with one it has no width."
     ),
     "averages": (
         "Per image: the figure is computed for each image and averaged, so every image weighs the "
@@ -207,13 +208,18 @@ def mean_dice(layers: Iterable[tuple[Mask, Mask]], valid: Mask | None = None) ->
 
 
 def summarise(
-    scores: Sequence[ImageScore], *, seed: int = 0, resamples: int = 2000
+    scores: Sequence[ImageScore],
+    *,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
 ) -> dict[str, dict[str, Any]]:
     """Average the scores of many images, with bootstrap intervals; see ``RULES["intervals"]``.
 
     Args:
         scores: one per image, in any order (the intervals, not the values, depend on the order
             through the random draws).
+        groups: of each image, which are drawn in place of images; None: each stands alone.
         seed: of the draws; the same seed and scores give the same intervals.
         resamples: number of draws, >= 1.
 
@@ -236,6 +242,8 @@ def summarise(
     deviations = np.where(defined, values - [m or 0.0 for m in means], 0.0)
     pixels = np.array([astuple(c) for c in counts], dtype=np.float64).reshape(len(scores), 4)
     table = np.hstack([deviations, defined, pixels])  # (images, 6 + 6 + 4)
+    if groups is not None:
+        table = _by_group(table, groups)
     sums = _bootstrap_sums(table, seed=seed, resamples=resamples)
     return {
         "per_image": _per_image(means, defined, sums[:, :6], sums[:, 6:12]),
@@ -250,8 +258,16 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(present) / len(present) if present else None
 
 
+def _by_group(table: Floats, groups: Sequence[str]) -> Floats:
+    """Sum the rows of each group: (images, K) to (groups, K)."""
+    place = {group: row for row, group in enumerate(dict.fromkeys(groups))}
+    sums = np.zeros((len(place), table.shape[1]))
+    np.add.at(sums, np.array([place[group] for group in groups], dtype=np.intp), table)
+    return sums
+
+
 def _bootstrap_sums(table: Floats, *, seed: int, resamples: int) -> Floats:
-    """Sum the rows of each draw with replacement: (images, K) to (resamples, K)."""
+    """Sum the rows of each draw with replacement: (images or groups, K) to (resamples, K)."""
     images, columns = table.shape
     if not images:
         return np.zeros((0, columns))  # nothing to draw from

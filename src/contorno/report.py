@@ -71,6 +71,7 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
             (title, [_case(image, results.parent, scored) for image in chosen])
             for title, chosen in _groups(images)
         ],
+        drawn=len({*(scored.get("groups") or {}).values()}),
         suspects=_suspects(scored, results.parent),
         reliability=reliability(scored.get("calibration")),
         expected=expected(images),

@@ -266,6 +266,7 @@ def _score(trainer: Trainer, problems: Sequence[Problem]) -> Model:
         scored_on="validation part of the training set (it chose the best epoch, and what was "
         "tuned: expect a little optimism)",
         problems=problems,
+        groups=read_split(run / "split.json").get("groups"),
     )
     page = write_report(run / "results.json", run=run)
     say(

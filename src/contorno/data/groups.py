@@ -66,7 +66,7 @@ def by_pattern(names: Sequence[str], pattern: str) -> Grouping:
     if len(of) > 1 and len(set(of.values())) == 1:
         raise InputError(
             f"group ({pattern!r}) puts all {len(of)} names into one group, "
-            f"{next(iter(of.values()))!r}; training and validation need one each. Put into "
+            f"{next(iter(of.values()))!r}; two or more are needed. Put into "
             r"brackets what differs from group to group, as in '^(patient\d+)'"
         )
     return Grouping(of, f"names in which {pattern!r} finds the same are one group")
