@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from making import WORDS, easy, model_file, save
+from making import WORDS, digests, easy, model_file, save
 from PIL import Image
 
 import contorno
@@ -272,6 +272,17 @@ def test_check_prints_writes_and_ends_with_what_it_found(
     for mask in (tmp_path / "copy" / "masks").iterdir():
         mask.write_bytes(b"")
     assert main(["check", *pairs]) == 2
+
+
+@pytest.mark.parametrize("option", ["--json", "--page"])
+def test_check_replaces_no_image_or_mask(
+    data: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    before = digests(data)
+    pairs = [str(data / part) for part in ("images", "masks")]
+    mask = str(data / "masks" / "p0.png")
+    assert mask in refused(["check", *pairs, option, mask], capsys, code=2)
+    assert digests(data) == before
 
 
 def test_a_reader_that_has_enough_is_no_error(data: Path) -> None:

@@ -310,6 +310,10 @@ def check(
         classes=classes,
     )
     found = find(data)
+    used = {file.resolve() for pair in found.pairs for file in (*pair.images, *pair.masks)}
+    for file in (json, page):
+        if file is not None and Path(file).resolve() in used:
+            raise ConfigError(f"{file}: one of the images or masks themselves; choose another name")
     with bar("Checking", len(found.pairs)) as advance:
         done = look(
             found.pairs,
