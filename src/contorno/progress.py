@@ -166,7 +166,8 @@ def table(results: dict[str, Any]) -> None:
     several = threshold if isinstance(threshold, list) else [threshold]
     limits = ", ".join(f"{one:g}" for one in several if one is not None)
     words = f", threshold {limits}" if limits else ""
-    grid = Table(title=f"{len(results['images'])} images{words}")
+    images = len(results["images"])
+    grid = Table(title=f"{images} image{'' if images == 1 else 's'}{words}")
     grid.add_column("")
     grid.add_column("per image (95% interval)", justify="right")
     grid.add_column("pooled (95% interval)", justify="right")
@@ -188,7 +189,7 @@ def table(results: dict[str, Any]) -> None:
     console.print(grid)
     if classes := results.get("classes"):
         wide = console.width >= _NARROW
-        console.print(_class_table(classes, len(results["images"]), wide=wide))
+        console.print(_class_table(classes, images, wide=wide))
     empty = results["empty"]
     if empty["images"]:
         say(
