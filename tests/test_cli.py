@@ -155,6 +155,10 @@ def test_wrong_input_is_told_in_words(
     assert "give one of the two" in refused(
         ["train", images, masks, "--time", "5s", "--epochs", "2"], capsys
     )
+    for words in (["train", images, masks, "--epochs", "1.5"], ["bench", "x", "--rounds", "2.5"]):
+        assert main(words) == 2
+        output = capsys.readouterr()
+        assert f"{words[-1]!r} is no whole number" in output.out + output.err
     assert "widths '4;8' must be whole numbers" in refused(
         ["train", images, masks, "--widths", "4;8"], capsys
     )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group, Parameter, Token
 
 from contorno import __version__
 from contorno.errors import ContornoError
@@ -37,7 +38,21 @@ Engine = Annotated[
 ]
 MaskFolders = Annotated[list[str] | None, Parameter(negative=())]
 Ending = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # of stems, such as -mask
-Workers = Annotated[int | None, Parameter(group=_machine)]
+
+
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """A whole number: the library would round 1.5 to 2 and say nothing."""
+    value = tokens[0].value
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+Count = Annotated[int | None, Parameter(converter=_whole)]
+Number = Annotated[int | None, Parameter(group=_recipe, converter=_whole)]
+Workers = Annotated[int | None, Parameter(group=_machine, converter=_whole)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,7 +104,7 @@ def train(
     recipe: Literal["auto", "classic"] = "auto",
     time: str | None = None,
     resume: Path | None = None,
-    folds: int | None = None,
+    folds: Count = None,
     suffix: Ending = None,
     files: Path | None = None,
     channels: Ending = None,
@@ -100,12 +115,12 @@ def train(
     foreground: str = "bright",
     classes: str | None = None,
     ignore: str | None = None,
-    epochs: Annotated[int | None, Parameter(group=_recipe)] = None,
-    batch_size: Annotated[int | None, Parameter(group=_recipe)] = None,
-    size: Annotated[int | None, Parameter(group=_recipe)] = None,
-    crop: Annotated[int | None, Parameter(group=_recipe)] = None,
+    epochs: Number = None,
+    batch_size: Number = None,
+    size: Number = None,
+    crop: Number = None,
     widths: Annotated[str | None, Parameter(group=_recipe)] = None,
-    patch: Annotated[int | None, Parameter(group=_recipe)] = None,
+    patch: Number = None,
     encoder: Annotated[str | None, Parameter(group=_recipe)] = None,
     up: Annotated[Literal["transposed", "bilinear"] | None, Parameter(group=_recipe)] = None,
     normalise: Annotated[Literal["set", "image"] | None, Parameter(group=_recipe)] = None,
@@ -114,7 +129,7 @@ def train(
         Parameter(group=_recipe),
     ] = None,
     learning_rate: Annotated[float | None, Parameter(group=_recipe)] = None,
-    seed: Annotated[int | None, Parameter(group=_recipe)] = None,
+    seed: Number = None,
     tune: Annotated[bool | None, Parameter(group=_recipe, negative="--no-tune")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -479,7 +494,7 @@ def predict(
 
 
 @app.command
-def convert(file: Path, *, out: Path, size: int | None = None, overwrite: bool = False) -> None:
+def convert(file: Path, *, out: Path, size: Count = None, overwrite: bool = False) -> None:
     """Turn a notebook's or milesial/Pytorch-UNet's checkpoint into a contorno model file.
 
     Example: contorno convert unet.pth --out model.safetensors
@@ -513,8 +528,8 @@ def bench(
     masks: MaskFolders = None,
     *,
     files: Path | None = None,
-    size: int = 512,
-    rounds: int = 5,
+    size: Whole = 512,
+    rounds: Whole = 5,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -561,7 +576,7 @@ def bench(
 
 
 @app.command
-def demo(*, out: Path = Path("contorno-demo"), time: str = "75s", seed: int = 0) -> None:
+def demo(*, out: Path = Path("contorno-demo"), time: str = "75s", seed: Whole = 0) -> None:
     """Draw a synthetic microscopy set, train on it for a minute, score held-out images.
 
     Example: contorno demo --out contorno-demo
