@@ -124,6 +124,18 @@ def test_a_suffix_that_is_not_known_is_named(tmp_path: Path, ending: str) -> Non
         find_pairs(together)
 
 
+def test_strange_names_in_one_folder_hide_no_lonely_files_of_another(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.png", "b.png", "c.png")
+    cells = touch(tmp_path / "cells", "a.png", "b.png", "orphan.png")
+    walls = touch(tmp_path / "walls", "t1.png", "t2.png", "t3.png")
+    found = find_pairs(images, {"cell": cells, "wall": walls})
+    assert [(Path(p.path).name, p.kind) for p in found.problems] == [
+        ("walls", "no-names"),
+        ("c.png", "image-without-mask"),
+        ("orphan.png", "mask-without-image"),
+    ]
+
+
 def test_names_that_have_nothing_in_common(tmp_path: Path) -> None:
     images = touch(tmp_path / "i", *(f"image_{index}.png" for index in range(300)))
     masks = touch(tmp_path / "m", *(f"mask_{index}.png" for index in range(300)))

@@ -30,7 +30,6 @@ SUFFIXES = (
     "_Mask",
 )
 _SAMPLE = 60  # stems that a suffix is looked for in
-_LONELY = ("image-without-mask", "mask-without-image")
 
 
 @dataclass(frozen=True)
@@ -124,34 +123,34 @@ def find_pairs(
     problems += _case_twins(pictures)
     mask_files = [_same_but_for_case(pictures, by_stem, suffix, problems) for by_stem in mask_files]
     wanted = wanted_stems(files, pictures, problems) if files else set(pictures)
+    strange = {
+        folder: _strangers(folder, pictures, by_stem)
+        for folder, by_stem in zip(folders, mask_files, strict=True)
+        if files is None
+        and min(len(pictures), len(by_stem)) > 1
+        and not any(stem + suffix in by_stem for stem in pictures)
+    }
+    problems += strange.values()
     pairs = []
     for stem in sorted(wanted):
-        missing = [
-            Problem(
-                str(pictures[stem][0]),
-                "an image without mask",
-                f"{folder / (stem + suffix)}.png (or another image format)",
-                "add the mask, or take the image away",
-                "image-without-mask",
-            )
+        lacking = [
+            folder
             for folder, by_stem in zip(folders, mask_files, strict=True)
             if stem + suffix not in by_stem
         ]
-        problems += [problem for problem in missing if stem + suffix not in told]
-        if not missing:
+        if stem + suffix not in told:
+            problems += [
+                _lonely_image(pictures[stem][0], folder / (stem + suffix))
+                for folder in lacking
+                if folder not in strange
+            ]
+        if not lacking:
             own = tuple(by_stem[stem + suffix] for by_stem in mask_files)
             pairs.append(Pair(stem, pictures[stem], own))
     if files is None:
-        for by_stem in mask_files:
-            problems += _lonely_masks({**pictures, **dict.fromkeys(told)}, by_stem, suffix)
-        strange = [
-            _strangers(folder, pictures, by_stem)
-            for folder, by_stem in zip(folders, mask_files, strict=True)
-            if min(len(pictures), len(by_stem)) > 1
-            and not any(stem + suffix in by_stem for stem in pictures)
-        ]
-        if strange:
-            problems = [p for p in problems if p.kind not in _LONELY] + strange
+        for folder, by_stem in zip(folders, mask_files, strict=True):
+            if folder not in strange:
+                problems += _lonely_masks({**pictures, **dict.fromkeys(told)}, by_stem, suffix)
     rule = f"masks are matched by stem + {suffix!r}" if suffix else "masks are matched by stem"
     if channels:
         rule += f"; channels are the files that end in {', '.join(channels)}"
@@ -252,6 +251,16 @@ def _case_twins(pictures: Mapping[str, tuple[Path, ...]]) -> list[Problem]:
         for stems in spelt.values()
         if len(stems) > 1
     ]
+
+
+def _lonely_image(image: Path, mask: Path) -> Problem:
+    return Problem(
+        str(image),
+        "an image without mask",
+        f"{mask}.png (or another image format)",
+        "add the mask, or take the image away",
+        "image-without-mask",
+    )
 
 
 def _lonely_masks(
