@@ -324,6 +324,17 @@ def test_a_mask_of_one_palette_colour_is_read_by_its_colour(tmp_path: Path) -> N
         assert problems["d.png"].what == "a palette mask"
 
 
+def test_deep_greys_among_colours_are_a_problem(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (255, 0, 0)], np.uint8)
+    for name in "abc":
+        write(tmp_path, name, picture(), colours[mask() // 255])
+    write(tmp_path, "d", picture(), np.full((24, 32), 65535, np.uint16))
+    dataset, problems = load_folder(tmp_path)
+    assert dataset.names == ["a", "b", "c"]
+    assert dataset.labels.values == (0, 0xFF0000)
+    assert problems["d.png"].kind == "mixed-kinds"
+
+
 def test_black_and_white_among_colours_are_colours(tmp_path: Path) -> None:
     colours = np.array([(0, 0, 0), (255, 255, 255), (255, 0, 0)], np.uint8)
     for index, name in enumerate("abcde"):

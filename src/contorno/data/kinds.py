@@ -140,7 +140,7 @@ def _indices(mask: MaskFacts) -> dict[tuple[int, ...], int]:
 def _value_as(kind: str, value: int, own: str, palette: Sequence[int]) -> int | None:
     """The value of a grey or palette mask as masks of colours, or greys, hold it; None if not."""
     if own == "grey":
-        return value * 0x010101
+        return value * 0x010101 if 0 <= value <= 255 else None
     if 3 * value + 3 > len(palette):
         return value
     red, green, blue = palette[3 * value : 3 * value + 3]
