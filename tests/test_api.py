@@ -204,6 +204,20 @@ def test_the_same_run_twice_is_the_same_model(run: Path, data: Path, tmp_path: P
     assert again.sha256 == digest(run / "model.safetensors")
 
 
+def test_images_in_subfolders_are_not_drawn_and_counted(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    for name in ("a.png", "site/b.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(data / "images" / "p0.png", photos / name)
+    for out in (photos / "drawn", photos / "drawn", photos):
+        outcome = contorno.predict(run, photos, out=out, device="cpu", overwrite=True)
+        assert len(outcome.written) == (out != photos)  # the picture itself is not replaced
+        told = "1 image(s) in sub-folders, which are not read: site (1)" in capsys.readouterr().err
+        assert told == (out != photos)
+
+
 def test_chosen_validation_files_and_one_folder(data: Path, tmp_path: Path) -> None:
     together = tmp_path / "all"
     together.mkdir()

@@ -262,6 +262,23 @@ def test_an_empty_folder_hints_at_its_subfolders(tmp_path: Path) -> None:
     assert "sub-folders" not in str(caught.value)
 
 
+def test_images_in_subfolders_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    images = touch(tmp_path / "set", "a.png", "b.png")
+    masks = touch(images / "masks", "a.png", "b.png")
+    assert find_pairs(images, masks).problems == ()
+    touch(images / "site 2" / "deep", "c.png", "d.PNG", "notes.txt", "._c.png")
+    touch(images / "site 1", "e.tif")
+    touch(images / ".cache", "f.png")
+    (found,) = find_pairs(images, masks).problems
+    assert (found.kind, found.severity, found.path) == ("sub-folders", "warning", str(images))
+    assert found.what == (
+        "3 image(s) in sub-folders, which are not read: site 1 (1), site 2/deep (2)"
+    )
+    listing = tmp_path / "list.txt"
+    listing.write_text("a\n")
+    assert find_pairs(images, masks, files=listing).problems == ()
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     images = touch(tmp_path / "i", "a.png")
     with pytest.raises(InputError, match="nowhere: there is no such folder"):

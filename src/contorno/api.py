@@ -18,7 +18,7 @@ import numpy as np
 
 from contorno.config import DataConfig, build, parse_duration
 from contorno.data.groups import by_pattern, guess
-from contorno.data.names import find_images, read_list
+from contorno.data.names import find_images, read_list, unread_below
 from contorno.engines import Engine
 from contorno.engines.averaging import Averaged
 from contorno.ensemble import PLAN
@@ -29,7 +29,7 @@ from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
 from contorno.outputs import drawn_into
 from contorno.predict import Outcome, predict_files
-from contorno.progress import bar, say
+from contorno.progress import bar, say, warn
 from contorno.reading import (
     Masks,
     check_result,
@@ -376,6 +376,10 @@ def predict(
     problems = [problem for problem in problems if problem not in notes]
     if not images:
         raise InputError("no image to predict", problems)
+    for folder in map(Path, several if files is None else ()):
+        if folder.is_dir() and folder.resolve() != Path(out).resolve():
+            for unread in unread_below(folder, [Path(out), *map(Path, several)]):
+                warn(str(unread))
     runs = _engine(loaded, tta)
     say(f"Computing with: {runs.name}")
     mark = loaded.sha256 + (" averaged" if runs is not loaded.engine else "")

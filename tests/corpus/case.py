@@ -26,7 +26,7 @@ KINDS = (
     | UNREADABLE
     | words(
         """image-without-mask mask-without-image same-stem case-names wrong-extension no-images
-        no-names channel-missing not-in-list
+        no-names channel-missing not-in-list sub-folders
         exif-rotation mixed-type mixed-channels not-finite several-pages tiny extreme-aspect
         constant-image other-range
         size-mismatch transposed-size other-coding undeclared-value not-whole one-value not-labels

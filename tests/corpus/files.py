@@ -56,6 +56,12 @@ PARTNERS = [
             {"stem misspelt": files("tile_007.png", "tile_07.png")},
             says="tile_007 tile_07",
         ),
+        refused(
+            "sub-folders",
+            {"pairs in a sub-folder": steps(GOOD, file("images/in/a.png", PHOTO))},
+            says="in",
+            good=None,
+        ),
         hopeless("", {"no folder of masks": IMAGES}, "masks"),
         hopeless(
             "no-images",

@@ -5,6 +5,7 @@ Looks at names only; what is in the files is left to `facts`.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -168,6 +169,46 @@ def files_by_stem(
             )
         )
     return {stem: paths[0] for stem, paths in stems.items() if len(paths) == 1}, problems
+
+
+def unread_below(folder: Path, known: Iterable[Path]) -> list[Problem]:
+    """A warning of images that lie in sub-folders, where nobody looks for them.
+
+    Args:
+        folder: whose own images are read.
+        known: folders that were named for something else; what lies in them does not count.
+    """
+    named = {path.resolve() for path in known}
+    counts: dict[str, int] = {}
+    for top, inner, names in os.walk(folder):
+        place = Path(top)
+        inner[:] = [
+            name
+            for name in inner  # a folder that is named like a picture is told of as such
+            if not name.startswith(".")
+            and not _is_picture(name)
+            and (place / name).resolve() not in named
+        ]
+        if place != folder and (count := sum(map(_is_picture, names))):
+            counts[place.relative_to(folder).as_posix()] = count
+    if not counts:
+        return []
+    first = ", ".join(f"{name} ({counts[name]})" for name in sorted(counts)[:5])
+    return [
+        Problem(
+            str(folder),
+            f"{sum(counts.values())} image(s) in sub-folders, which are not read: {first}"
+            + (" ..." if len(counts) > 5 else ""),
+            "all images in the folder itself",
+            "move them up, each with a name of its own, if they are wanted",
+            "sub-folders",
+            "warning",
+        )
+    ]
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
 def channel_files(

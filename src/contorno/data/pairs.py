@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from contorno.data.names import channel_files, files_by_stem, wanted_stems
+from contorno.data.names import channel_files, files_by_stem, unread_below, wanted_stems
 from contorno.errors import InputError, Problem
 
 SUFFIXES = (
@@ -106,6 +106,8 @@ def find_pairs(
         entries = {s: p for s, p in entries.items() if not s.endswith(suffix)}
         folders = [images]
     pictures = channel_files(entries, channels, problems, told)
+    if files is None:
+        problems += unread_below(images, folders)
     if not together:
         read = [files_by_stem(folder, told) for folder in folders]
         mask_files = [by_stem for by_stem, _ in read]
