@@ -337,6 +337,17 @@ def test_white_is_zero_in_few_bits(bits: int, tmp_path: Path) -> None:
     assert np.array_equal(read_image(stored(tmp_path, data))[..., 0], 2**bits - 1 - values)
 
 
+@pytest.mark.parametrize("options", [{}, {"photometric": "minisblack"}, {"compression": "zlib"}])
+def test_bits_that_tifffile_wrote_are_what_they_were(
+    options: dict[str, str], tmp_path: Path
+) -> None:
+    """Of bool it makes white-is-zero, unless told otherwise; others mean it."""
+    mask = RANDOM.integers(0, 2, (9, 16)).astype(bool)
+    assert np.array_equal(read_raw_mask(stored(tmp_path, tiff(mask, **options))).values, 255 * mask)
+    meant = tiff(mask, photometric="miniswhite", software="scanner")
+    assert np.array_equal(read_raw_mask(stored(tmp_path, meant)).values, 255 * ~mask)
+
+
 def packed_tiff(values: np.ndarray, bits: int, colormap: bytes) -> bytes:
     """A palette TIFF of one strip; rows must fill whole bytes."""
     shifts = np.arange(bits)[::-1]

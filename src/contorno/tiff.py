@@ -293,7 +293,8 @@ def _light(page: Any, raw: Array) -> Array:
     if _is_ink(page):
         return _from_ink(planes)
     if page.photometric == 0 and planes.dtype.kind == "b":  # MinIsWhite
-        return np.asarray(~planes)
+        # What tifffile writes for an array of bool, although its True is meant to be 1.
+        return planes if page.software == "tifffile.py" else np.asarray(~planes)
     if page.photometric == 0 and planes.dtype.kind == "u" and isinstance(page.bitspersample, int):
         return np.asarray(planes.dtype.type(2**page.bitspersample - 1) - planes)
     if page.photometric == 3 and planes.dtype.kind == "b":  # indices of a palette of two
