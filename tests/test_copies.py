@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from making import Array, pictures, read_all, save
 
+from contorno.data import check
+from contorno.data.agreement import Reading
 from contorno.data.check import look_at_set
 from contorno.data.groups import Grouping
+from contorno.data.pairs import find_pairs
 from contorno.errors import Problem
 
 KEPT = "until then they stay on one side of the split"
@@ -66,3 +69,13 @@ def test_aligned_pictures_are_not_said_to_stay_together(tmp_path: Path) -> None:
 def test_nothing_is_promised_of_a_split_that_is_given(tmp_path: Path) -> None:
     found, _ = looked_at(copied(tmp_path, 3), validation=["p1", "p5"])
     assert [one.fix for one in found] == ["remove one of them"] * 2
+
+
+def test_a_note_says_that_not_each_is_compared_with_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = find_pairs(copied(tmp_path, 3) / "images", tmp_path / "masks").pairs
+    for most, told in ((8, 0), (7, 1)):
+        monkeypatch.setattr(check, "ALL", most)
+        done = check.check(pairs, workers=0, reading=Reading())
+        assert [p.kind for p in done.findings].count("many-pictures") == told

@@ -11,6 +11,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 from PIL import Image
 
+from contorno.data import duplicates
 from contorno.data.demo import draw
 from contorno.data.duplicates import LIMIT, SIDE, near, same, thumbnail
 
@@ -211,6 +212,30 @@ def test_copies_are_found_across_blocks_of_a_large_set() -> None:
         (599, 600, "turned by 90 degrees"),
     ]
     np.testing.assert_array_equal(thumbnails, before)
+
+
+def test_of_many_pictures_those_of_like_skewness_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures = [cells(index) for index in range(60)]
+    copies = [moved(jpeg(pictures[index], 75), index % 4, index % 3 == 0) for index in range(12)]
+    thumbnails = np.stack([thumbnail(picture) for picture in [*pictures, *copies]])
+    compared: list[int] = []
+    highest = duplicates._highest
+
+    def counted(left: Array, right: Array, room: Array) -> Array:
+        compared.append(left.shape[1] * right.shape[-1])
+        return highest(left, right, room)
+
+    monkeypatch.setattr(duplicates, "_highest", counted)
+    monkeypatch.setattr(duplicates, "_BLOCK", 4)
+    everything, all_of_them = near(thumbnails), sum(compared)
+    assert [(i, j) for i, j, _ in everything] == [(i, 60 + i) for i in range(12)]
+    compared.clear()
+    monkeypatch.setattr(duplicates, "ALL", 50)
+    monkeypatch.setattr(duplicates, "_NEXT", 16)
+    assert near(thumbnails) == everything
+    assert sum(compared) < all_of_them / 2
 
 
 def test_search_stops_at_the_limit() -> None:

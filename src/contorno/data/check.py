@@ -23,7 +23,15 @@ from contorno.data.agreement import (
     well_read,
 )
 from contorno.data.coding import MasksError
-from contorno.data.copies import Copy, copy_findings, find_copies, group_leaks, groups_found
+from contorno.data.copies import (
+    Copy,
+    copy_findings,
+    find_copies,
+    group_leaks,
+    groups_found,
+    many_pictures,
+)
+from contorno.data.duplicates import ALL
 from contorno.data.evidence import gather
 from contorno.data.facts import Good, examine, examine_all
 from contorno.data.groups import Grouping, by_pattern, guess, joined
@@ -128,6 +136,8 @@ def look_at_set(
     if grouping is not None:
         findings.append(groups_found(good, grouping, asked=pattern is not None))
     equal, alike = find_copies(good, pages=pages)
+    if len(good) > ALL:
+        findings.append(many_pictures(good))
     together = _kept_together(names, grouping, equal, alike)
     kept = None if validation else together
     findings += copy_findings(good, equal, alike, validation, kept=kept)

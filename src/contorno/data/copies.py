@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from contorno.data.duplicates import near, same
+from contorno.data.duplicates import ALL, near, same
 from contorno.data.facts import Good
 from contorno.data.groups import Grouping
 from contorno.data.pairs import Pair
@@ -48,6 +48,19 @@ def _same(first: Pair, second: Pair, pages: bool) -> bool:
     except ImageError:
         return False
     return np.array_equal(one, two)
+
+
+def many_pictures(good: Good) -> Problem:
+    """Of a large set: that not each picture is compared with each."""
+    return Problem(
+        str(good[0][0].image.parent),
+        f"{len(good)} pictures, too many to compare each with each: equal ones are all found, "
+        "altered copies mostly",
+        f"at most {ALL}, for all of them",
+        "nothing; to be sure, check parts of the set",
+        "many-pictures",
+        "note",
+    )
 
 
 def copy_findings(
