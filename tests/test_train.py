@@ -27,7 +27,7 @@ from contorno import api, training
 from contorno.checkpoint import load_model
 from contorno.cli import main
 from contorno.config import read_config
-from contorno.errors import ConfigError, Interrupted, TrainingError
+from contorno.errors import ConfigError, Interrupted, StorageError, TrainingError
 from contorno.finish import finish
 from contorno.images import read_image
 from contorno.losses import LOSSES
@@ -680,6 +680,53 @@ def test_killed_before_the_first_save_a_run_begins_again(
         (tmp_path / "log.jsonl").write_text(lines)
     again.restore()
     assert (again.position.epoch, again.position.step) == (0, 0)
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_killed_while_its_folder_was_written_a_run_is_begun_again(
+    discs: Path, tmp_path: Path, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before config.toml stands, the folder is none yet: the command that made it takes it."""
+    options = {"out": tmp_path / "run", "epochs": 1, "widths": (4,), "crop": 32} | EXACT
+    places: list[str] = []
+    real = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if len(places) == written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        places.append(target.name)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(StorageError, match="no space to write it"):
+        api.train(discs / "images", discs / "masks", **options)
+    monkeypatch.undo()
+    assert places == ["split.json"][:written]
+    left = tmp_path / "run"
+    left.mkdir(exist_ok=True)
+    for name in ("lock", ".contorno-0123456789abcdef"):
+        (left / name).touch()
+    with pytest.raises(ConfigError, match="stopped before training began"):
+        api.train(resume=left)
+    api.train(discs / "images", discs / "masks", **options)
+    assert not list(left.glob(".contorno-*"))
+
+
+def test_a_split_of_somebody_elses_is_left_as_it_is(discs: Path, tmp_path: Path) -> None:
+    (tmp_path / "split.json").write_text('{"train": ["p1"], "test": ["p2"]}')
+    with pytest.raises(ConfigError, match="exists already and is left as it is"):
+        api.train(discs / "images", discs / "masks", out=tmp_path, epochs=1, **EXACT)
+
+
+def test_killed_before_its_first_save_a_run_is_offered_to_go_on(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"out": tmp_path / "run", "epochs": 1, "widths": (4,), "crop": 32} | EXACT
+    monkeypatch.setattr(training, "finish", lambda *arguments, **others: None)
+    api.train(discs / "images", discs / "masks", **options)
+    assert not (tmp_path / "run" / "state").exists()
+    with pytest.raises(ConfigError, match=f"or go on with --resume {tmp_path / 'run'}"):
+        api.train(discs / "images", discs / "masks", **options)
 
 
 HOLDER = """

@@ -25,7 +25,7 @@ from contorno.doubt import familiar
 from contorno.ensemble import PLAN, pooled_card, write_ensemble
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate_parts
-from contorno.files import sweep, write_text
+from contorno.files import write_text
 from contorno.hardware import Hardware, choose
 from contorno.model import Model, load
 from contorno.progress import clock, say
@@ -169,7 +169,6 @@ def resume(run: Path, workers: int) -> Model:
     """Continue a run of folds exactly; see `api.train`."""
     began = time.monotonic()
     with locked(run):
-        sweep(run)
         plan = read_plan(run)
         pairs = pairs_of(plan.pairs)
         whole = read_again(
@@ -246,7 +245,6 @@ def _train_fold(
     say(f"\n{title}")
     place = folder(run, fold)
     if (place / "config.toml").exists():
-        sweep(place)
         config = read_config(place / "config.toml")
         trainer = restored(place, config, whole, read_split(place / "split.json"))
     else:

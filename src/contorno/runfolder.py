@@ -19,7 +19,7 @@ from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.ensemble import PLAN
 from contorno.errors import ConfigError, InputError, Problem
-from contorno.files import storage_error, write_text
+from contorno.files import TEMPORARY_PREFIX, storage_error, sweep, write_text
 from contorno.progress import warn
 
 if sys.platform != "win32":
@@ -121,26 +121,37 @@ def _make(path: Path) -> list[Path] | None:
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether a folder holds nothing, or only what a killed process left of its lock."""
-    return path.is_dir() and {file.name for file in path.iterdir()} <= {LOCK}
+    """Whether a folder holds nothing, or only what was left of a run that never began."""
+    return path.is_dir() and all(map(_is_left_over, path.iterdir()))
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a file is what a run writes before its config.toml makes the folder one."""
+    if path.name == "split.json":
+        with suppress(InputError):
+            return bool(read_split(path))
+    return path.name == LOCK or path.name.startswith(TEMPORARY_PREFIX)
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Let no other process train in a folder, which is made if it is not there, meanwhile.
 
-    The lock ends with the process, however that ends. On Windows nothing is locked.
+    The lock ends with the process, however that ends; files that a killed one left half written
+    go. On Windows nothing is locked.
 
     Raises:
         ConfigError: another process trains there.
         StorageError: nothing can be written there.
     """
     if sys.platform == "win32":
+        sweep(run)
         yield
         return
     path = run / LOCK
     with _lock(path):
         try:
+            sweep(run)
             yield
         finally:
             with suppress(OSError):
@@ -177,7 +188,11 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "state").is_dir() or (path / PLAN).is_file()
+    """Whether a run was begun in a folder, or one of folds, that can be resumed."""
+    return (
+        all((path / name).is_file() for name in ("config.toml", "split.json"))
+        or (path / PLAN).is_file()
+    )
 
 
 def read_split(path: Path) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from contorno.data.pairs import Pair
 from contorno.early import about_parts
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate
-from contorno.files import sweep
 from contorno.hardware import Hardware, choose
 from contorno.model import Model, load
 from contorno.pace import TUNING, plan
@@ -121,7 +120,6 @@ def resume(run: Path, workers: int) -> Model:
             "it again with images and masks"
         )
     with locked(run):
-        sweep(run)
         config = read_config(run / "config.toml")
         parts = read_split(run / "split.json")
         pairs = [*parts["training"], *parts["validation"]]
