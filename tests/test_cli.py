@@ -316,28 +316,30 @@ def test_names_that_the_output_cannot_spell_are_escaped(
     assert rb"\xf1and\xfa.png" in output.buffer.getvalue()
 
 
-def test_ctrl_c_before_training(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_files_are_read_a_run_leaves_nothing(
+    data: Path,
+    tmp_path: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = reading.find_pairs
+    def signalled(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing more is done")
 
-    def interrupted(*arguments: object, **options: object) -> object:
-        os.kill(os.getpid(), signal.SIGINT)
-        return real(*arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(reading, "find_pairs", interrupted)
-    refused(
-        [
-            "train",
-            str(data / "images"),
-            str(data / "masks"),
-            "--out",
-            str(tmp_path / "out"),
-            *WORDS,
-        ],
-        capsys,
-        code=130,
-    )
+    monkeypatch.setattr(reading, "find_pairs", signalled)
+    pairs, out = [str(data / "images"), str(data / "masks")], str(tmp_path / "out")
+    before = signal.getsignal(number)
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else before)
+    try:
+        for more in ([], ["--folds", "2"]):
+            words = ["train", *pairs, "--out", out, *WORDS, *more]
+            told = refused(words, capsys, code=128 + number)
+            assert told == "contorno: Stopped before training began\n"
+    finally:
+        signal.signal(number, before)
+    assert not list(tmp_path.iterdir())
 
 
 # What is shown

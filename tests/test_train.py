@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import EXACT, WORDS, digest, easy, pictures, read_all, save, save_palette, trainer
+from making import (
+    EXACT,
+    WORDS,
+    digest,
+    digests,
+    easy,
+    pictures,
+    read_all,
+    save,
+    save_palette,
+    trainer,
+)
 from PIL import Image
 from torch import Tensor, nn
 
@@ -553,6 +564,32 @@ def test_a_finished_run_is_resumed_to_itself(uninterrupted: Path, tmp_path: Path
     assert (model(run), log(run)) == before[:2]
     results = [json.loads(text) for text in (before[2], (run / "results.json").read_text())]
     assert results[0]["images"] == results[1]["images"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_files_are_read_again_the_run_can_go_on(
+    uninterrupted: Path,
+    tmp_path: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    contents, before = digests(run), signal.getsignal(number)
+
+    def signalled(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("nothing more is done")
+
+    monkeypatch.setattr(training, "decode", signalled)
+    signal.signal(number, signal.SIG_IGN if number == signal.SIGTERM else before)
+    try:
+        assert main(["train", "--resume", str(run)]) == 128 + number
+    finally:
+        signal.signal(number, before)
+    words = f"contorno: Stopped. Go on with:\n  contorno train --resume {run}\n"
+    assert capsys.readouterr().err == words
+    assert digests(run) == contents
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ from contorno.reading import (
     read_pairs,
     reading_of,
 )
-from contorno.runfolder import claimed, locked, seen_in_training
+from contorno.runfolder import claimed, locked, seen_in_training, stoppable
 
 __all__ = ["Model", "check", "convert", "demo", "evaluate", "load", "predict", "train"]
 
@@ -127,9 +127,10 @@ def train(
         from contorno import folds as cross_validation
         from contorno import training
 
-        if (Path(resume) / PLAN).exists():
-            return cross_validation.resume(Path(resume), workers)
-        return training.resume(Path(resume), workers)
+        with stoppable(Path(resume)):
+            if (Path(resume) / PLAN).exists():
+                return cross_validation.resume(Path(resume), workers)
+            return training.resume(Path(resume), workers)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
     data = _data(
@@ -154,7 +155,8 @@ def train(
 
     require_sound_wishes(wishes)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": workers, "began": began}
-    with claimed(out, Path("runs") / date.today().isoformat()) as run, locked(run):
+    default = Path("runs") / date.today().isoformat()
+    with claimed(out, default) as run, stoppable(run), locked(run):
         hardware = choose(device=device, precision=precision)
         if folds is not None:
             from contorno import folds as cross_validation

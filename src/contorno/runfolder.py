@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,9 +19,10 @@ from contorno.data.dataset import Dataset
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.ensemble import PLAN
-from contorno.errors import ConfigError, InputError, Problem
+from contorno.errors import ConfigError, InputError, Interrupted, Problem
 from contorno.files import TEMPORARY_PREFIX, storage_error, sweep, write_text
 from contorno.progress import warn
+from contorno.signals import StopRequest, go_on
 
 if sys.platform != "win32":
     import fcntl
@@ -131,6 +133,25 @@ def _is_left_over(path: Path) -> bool:
         with suppress(InputError):
             return bool(read_split(path))
     return path.name == LOCK or path.name.startswith(TEMPORARY_PREFIX)
+
+
+@contextmanager
+def stoppable(run: Path) -> Iterator[None]:
+    """Let signals end at once what no other place minds them in, such as reading the files.
+
+    Args:
+        run: folder of the run, whether it was begun yet or not.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    stop = StopRequest(at_once=True)
+    try:
+        with stop:
+            yield
+    except KeyboardInterrupt:
+        words = f"Stopped. {go_on(run)}" if _is_run(run) else "Stopped before training began"
+        raise Interrupted(words, exit_code=128 + (stop.signal or signal.SIGINT)) from None
 
 
 @contextmanager

@@ -60,10 +60,13 @@ class StopRequest:
 
 def stopped(run: Path, where: str, exit_code: int) -> Interrupted:
     """The error to raise when a run whose state is saved was stopped; `where` is in words."""
-    return Interrupted(
-        f"Stopped {where}; everything is saved. Go on with:\n  contorno train --resume {run}",
-        exit_code=exit_code,
-    )
+    words = f"Stopped {where}; everything is saved. {go_on(run)}"
+    return Interrupted(words, exit_code=exit_code)
+
+
+def go_on(run: Path) -> str:
+    """How to go on with a run that was stopped, in words."""
+    return f"Go on with:\n  contorno train --resume {run}"
 
 
 @contextmanager
