@@ -766,6 +766,32 @@ def test_killed_before_its_first_save_a_run_is_offered_to_go_on(
         api.train(discs / "images", discs / "masks", **options)
 
 
+@pytest.mark.parametrize("changed", ["config", "data"])
+def test_killed_before_its_first_save_a_changed_run_is_not_resumed(
+    discs: Path,
+    tmp_path: Path,
+    changed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = shutil.copytree(discs, tmp_path / "data")
+    run, config = tmp_path / "run", tmp_path / "run" / "config.toml"
+    options = {"out": run, "epochs": 1, "widths": (4,), "crop": 32} | EXACT
+    monkeypatch.setattr(training, "finish", lambda *arguments, **others: None)
+    api.train(data / "images", data / "masks", **options)
+    monkeypatch.undo()
+    before = config.read_bytes(), (data / "masks" / "p3.png").read_bytes()
+    if changed == "config":
+        config.write_text(config.read_text().replace("epochs = 1\n", "epochs = 3\n"))
+    else:
+        shutil.copy(data / "masks" / "p4.png", data / "masks" / "p3.png")
+    assert f"the {changed} changed since this run was stopped" in resumed(run, capsys)
+    config.write_bytes(before[0])
+    (data / "masks" / "p3.png").write_bytes(before[1])
+    api.train(resume=run, workers=0)
+    assert len(log(run)) == 1
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

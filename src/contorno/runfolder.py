@@ -37,6 +37,7 @@ def write_split(
     problems: Sequence[Problem],
     *,
     rule: str,
+    digests: Mapping[str, str],
     groups: Mapping[str, str] | None = None,
 ) -> None:
     """Write split.json: the files of every name in each part; what was left out and why.
@@ -48,6 +49,7 @@ def write_split(
         training, validation: the parts.
         problems: of what was left out.
         rule: in words, how the set was parted.
+        digests: of configuration and data, by which a changed one is noticed.
         groups: group of each name, none of which is in both parts.
     """
     parts: dict[str, Any] = {
@@ -58,6 +60,7 @@ def write_split(
         parts["groups"] = dict(groups)
     parts |= {"training": files_of(training), "validation": files_of(validation)}
     parts["contents"] = sorted({*_contents(training), *_contents(validation)} - {""})
+    parts["begun"] = dict(digests)
     left_out = {"problems": [problem.as_dict() for problem in problems]}
     write_text(run / "split.json", json.dumps(parts | left_out, indent=1))
 

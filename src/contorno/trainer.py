@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -295,8 +296,7 @@ class Trainer:
         meta = {
             "number": self.position.saves,
             "position": asdict(self.position),
-            "config": _config_digest(self.config),
-            "data": _data_digest(self.training, self.validation),
+            **self.digests,
         }
         began = time.monotonic()
         save_state(self.run / "state", tensors, meta)
@@ -311,37 +311,50 @@ class Trainer:
         """After every epoch, unless epochs are so short that saving would take 5% of the time."""
         return self.unsaved() > 20 * self.save_took
 
-    def restore(self) -> None:
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of configuration and data, without which a run cannot be continued exactly."""
+        return {
+            "config": _config_digest(self.config),
+            "data": _data_digest(self.training, self.validation),
+        }
+
+    def restore(self, begun: Mapping[str, str] | None = None) -> None:
         """Continue from the newest whole state, or from the beginning if none was ever written.
+
+        Args:
+            begun: `digests` of the run when it was begun; None: not known.
 
         Raises:
             ModelFileError: all states are damaged, or gone.
-            ConfigError: configuration or data are not those of the state.
+            ConfigError: configuration or data are not those of the state, or of the beginning.
         """
         if not has_state(self.run / "state"):
             self._refuse_if_trained()
+            self._refuse_if_changed(begun or {})
             self.fetch()
             return
         tensors, meta, skipped = load_state(self.run / "state")
         for words in skipped:
             warn(words)
-        now = {
-            "config": _config_digest(self.config),
-            "data": _data_digest(self.training, self.validation),
-        }
-        for name, fix in (
-            ("config", "undo the change to config.toml"),
-            ("data", "restore the files of split.json as they were"),
-        ):
-            if meta[name] != now[name]:
-                raise ConfigError(
-                    f"{self.run}: the {name} changed since this run was stopped, so it "
-                    f"cannot be continued exactly; {fix}, or start a new run"
-                )
+        self._refuse_if_changed(meta)
         self.segmenter.load_state_dict(unflatten("model", tensors))
         restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
         self.position = Position(**meta["position"])
         trim_log(self.run / LOG, self.position.epoch)
+
+    def _refuse_if_changed(self, before: Mapping[str, Any]) -> None:
+        """Raise if configuration or data have other digests than before."""
+        fixes = {
+            "config": "undo the change to config.toml",
+            "data": "restore the files of split.json as they were",
+        }
+        for name, now in self.digests.items():
+            if before.get(name, now) != now:
+                raise ConfigError(
+                    f"{self.run}: the {name} changed since this run was stopped, so it "
+                    f"cannot be continued exactly; {fixes[name]}, or start a new run"
+                )
 
     def _refuse_if_trained(self) -> None:
         """Raise if a model or an epoch stands in the folder: a state was written before both."""

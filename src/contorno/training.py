@@ -170,7 +170,15 @@ def begin(
     """
     trainer, run = _plan(trainer, workers), trainer.run
     trainer.fetch()
-    write_split(run, trainer.training, trainer.validation, problems, rule=rule, groups=groups)
+    write_split(
+        run,
+        trainer.training,
+        trainer.validation,
+        problems,
+        rule=rule,
+        digests=trainer.digests,
+        groups=groups,
+    )
     trainer.config.write(run / "config.toml")  # last: it makes this a run folder
     _announce(trainer)
     return trainer
@@ -199,7 +207,7 @@ def restored(
     recipe = config.training
     hardware = choose(device=recipe.device, precision=recipe.precision)
     trainer = Trainer(config, training, validation, hardware, run, began=began)
-    trainer.restore()
+    trainer.restore(parts.get("begun"))
     say(f"Resuming {run} at epoch {trainer.position.epoch + 1}, step {trainer.position.step}")
     return trainer
 
