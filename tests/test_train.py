@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -672,6 +672,28 @@ def test_a_changed_run_is_not_resumed(
     assert "split.json cannot be read" in resumed(run, capsys)
     (run / "split.json").write_text(split)
     assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parts: parts.update(validation=list(parts["validation"])),
+        lambda parts: parts.update(problems="none"),
+        lambda parts: parts["training"]["p1"].update(masks=[]),
+        lambda parts: parts["training"]["p1"].pop("images"),
+    ],
+)
+def test_a_split_that_was_changed_beyond_reading_is_named(
+    uninterrupted: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    parts = json.loads((run / "split.json").read_text())
+    change(parts)
+    (run / "split.json").write_text(json.dumps(parts))
+    assert f"{run}: split.json cannot be read" in resumed(run, capsys)
 
 
 def test_masks_with_palettes_of_their_own_are_resumed(tmp_path: Path) -> None:

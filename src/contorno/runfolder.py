@@ -227,12 +227,25 @@ def read_split(path: Path) -> dict[str, Any]:
         parts["labels"] = Labels.model_validate(parts["labels"])
         for part in ("training", "validation"):
             parts[part] = pairs_of(parts[part])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _require_alike([*parts["training"], *parts["validation"]])
+        parts["problems"] = [Problem(**problem) for problem in parts.get("problems", ())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path.parent}: split.json cannot be read: {error}") from None
     strange = [name for name in names if Path(name).name != name]
     if strange:  # names become file names in the run folder, and must stay there
         raise InputError(f"{path}: {strange[0]!r} is no stem of a file")
     return parts
+
+
+def _require_alike(pairs: Sequence[Pair]) -> None:
+    """Raise ValueError for a pair that has not as many files as the others, or none."""
+    counts = [(len(pair.images), len(pair.masks)) for pair in pairs]
+    for pair, count in zip(pairs, counts, strict=True):
+        if 0 in count or count != counts[0]:
+            raise ValueError(
+                f"{pair.name!r} has {count[0]} image(s) and {count[1]} mask(s); expected as many "
+                "as others have"
+            )
 
 
 def seen_in_training(run: Path | None, dataset: Dataset) -> str:

@@ -128,8 +128,7 @@ def resume(run: Path, workers: int) -> Model:
             run, config.data, pairs, parts["labels"], upright=upright, workers=workers
         )
         trainer = restored(run, config, whole, parts, began=began)
-        left_out = [Problem(**problem) for problem in parts.get("problems", ())]
-        return finish(trainer, left_out, workers=workers)
+        return finish(trainer, parts["problems"], workers=workers)
 
 
 def read_again(
