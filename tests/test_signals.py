@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from contorno.errors import Interrupted
-from contorno.signals import StopRequest, resumable
+from contorno.signals import StopRequest, go_on, resumable
 
 
 def send(number: int) -> None:
@@ -46,6 +47,12 @@ def test_what_can_be_done_again_ends_at_once(number: int) -> None:
         send(number)
     assert caught.value.exit_code == 128 + number
     assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_a_shell_takes_the_command_that_goes_on_as_it_is() -> None:
+    run = Path("runs/my cells (2)")
+    command = go_on(run).splitlines()[-1]
+    assert shlex.split(command) == ["contorno", "train", "--resume", str(run)]
 
 
 def test_the_outermost_says_where_and_keeps_the_exit_code() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ def _chosen(path: Path) -> tuple[Path, list[Path]]:
     if made is None:
         raise ConfigError(
             f"{path}: exists already and is left as it is; choose another --out"
-            + (f", or go on with --resume {path}" if _is_run(path) else "")
+            + (f", or go on with --resume {shlex.quote(str(path))}" if _is_run(path) else "")
         )
     return path, made
 

@@ -6,6 +6,7 @@ go on.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -65,8 +66,8 @@ def stopped(run: Path, where: str, exit_code: int) -> Interrupted:
 
 
 def go_on(run: Path) -> str:
-    """How to go on with a run that was stopped, in words."""
-    return f"Go on with:\n  contorno train --resume {run}"
+    """How to go on with a run that was stopped, in words that a shell takes as they are."""
+    return f"Go on with:\n  contorno train --resume {shlex.quote(str(run))}"
 
 
 @contextmanager
