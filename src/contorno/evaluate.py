@@ -261,8 +261,8 @@ def _require_same_classes(trained: Labels, found: Labels) -> None:
     ):
         raise InputError(
             f"the masks have {_words(found)} ({found.note}); the model has {_words(trained)} "
-            f"({trained.note}). Say which value, or which folder, is which class as in training, and "
-            "which values are not to be scored (ignore)"
+            f"({trained.note}). Say which value, or which folder, is which class as in training, "
+            "and which values are not to be scored (ignore)"
         )
     if trained.names != found.names and set(trained.names) == set(found.names):
         raise InputError(
