@@ -93,9 +93,10 @@ def near(thumbnails: Array) -> list[tuple[int, int, str]]:
     different ones reach 0.96. Pictures of almost no contrast are left out. Equal smooth shapes in
     one place with nothing around them, such as single beads, are taken for copies.
 
-    Of more than `ALL` pictures, each is compared only with those whose skewness is next to its own:
-    hours become minutes. A copy keeps it nearly, mirrored or turned too: of copies altered as above
-    (crops of the same five sets), 99.7% were within reach among 100,000, 90% among a million.
+    Of more than `ALL` pictures, each is compared only with those whose skewness is next to its own,
+    so that the time grows with their number and not with its square. A copy keeps it nearly,
+    mirrored or turned too: by the ranks of 1,953 altered copies among 15,629 crops of the same five
+    sets, scaled up, 99.7% would be within reach among 100,000 and 90% among a million.
 
     Args:
         thumbnails: (N, SIDE, SIDE).
