@@ -10,7 +10,7 @@ from making import EXACT, easy, read_all, save
 
 from contorno import api
 from contorno.data.dataset import Dataset
-from contorno.early import FirstSteps, about_parts, flat
+from contorno.early import FirstSteps, about_parts, about_time, flat
 
 
 def pairs(root: Path, lights: list[float], size: list[int] | None = None) -> Dataset:
@@ -35,6 +35,13 @@ def test_nothing_to_say(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     whole = pairs(tmp_path, list(rng.uniform(60, 180, 30)))
     assert about_parts(*parts(whole, 8)) == []
+
+
+def test_a_time_for_hardly_a_step() -> None:
+    assert about_time(200) == []
+    (words,) = about_time(1)
+    assert "1 step(s)" in words
+    assert "--time" in words
 
 
 def test_few_validation_images(tmp_path: Path) -> None:

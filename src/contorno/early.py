@@ -1,8 +1,8 @@
 """Early words: what looks wrong before much time is spent. They change nothing.
 
-Before training, from the two parts of the data: whether validation is too small to tell, or unlike
-the training part. Once the first `SHARE` of a run, or its first minute, is over: whether the loss
-stands still, or masks come out empty or full.
+Before training: whether the time has room for hardly a step; from the two parts of the data,
+whether validation is too small to tell, or unlike the training part. Once the first `SHARE` of a
+run, or its first minute, is over: whether the loss stands still, or masks come out empty or full.
 """
 
 from __future__ import annotations
@@ -23,6 +23,16 @@ _FEW = 6  # images: fewer are not tuned on either
 _FALL = 0.02  # of the loss: less is none
 _DOUBT = 1e-3  # chance of such a difference where there is none
 _APART = 0.85  # chance that an image of one part has more than one of the other: less is no matter
+
+
+def about_time(steps: int) -> list[str]:
+    """A sentence on a time that has room for so few steps that nothing is learnt."""
+    if steps >= _LEAST_STEPS:
+        return []
+    return [
+        f"The time has room for {steps} step(s) only, too few to learn anything: the masks will "
+        "hardly be of use. Give it more, minutes where you can (--time 10m)."
+    ]
 
 
 def about_parts(training: Dataset, validation: Dataset) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -98,7 +99,8 @@ def find_ensemble(path: Path) -> Path | None:
     if (path / PLAN).is_file():
         raise ModelFileError(
             f"{path}: a run of folds that is not done, so its models are not one yet; expected "
-            f"{NAME}. Go on with contorno train --resume {path}, or name one fold, {path / 'fold1'}"
+            f"{NAME}. Go on with contorno train --resume {quote(str(path))}, or name one fold, "
+            f"{path / 'fold1'}"
         )
     return None
 
@@ -117,5 +119,5 @@ def read_ensemble(path: Path) -> EnsembleCard:
         raise ModelFileError(
             f"{path}: damaged, or of a newer version than contorno {__version__} "
             f"({error.error_count()} value(s) not understood); contorno train --resume "
-            f"{path.parent} makes it again"
+            f"{quote(str(path.parent))} makes it again"
         ) from None

@@ -17,7 +17,7 @@ from contorno.data.groups import Grouping, split
 from contorno.data.labels import Labels
 from contorno.data.names import read_list, unknown_stems
 from contorno.data.pairs import Pair
-from contorno.early import about_parts
+from contorno.early import about_parts, about_time
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate
 from contorno.hardware import Hardware, choose
@@ -319,5 +319,6 @@ def _announce(trainer: Trainer) -> None:
         f"{recipe.batch_size}\n"
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
-    for sentence in about_parts(trainer.training, trainer.validation):
+    short = about_time(recipe.epochs * recipe.steps_per_epoch) if recipe.time else []
+    for sentence in [*short, *about_parts(trainer.training, trainer.validation)]:
         warn(sentence)
