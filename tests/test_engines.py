@@ -232,6 +232,8 @@ def test_arrays_of_any_layout(name: str, kind: str) -> None:
     wide = np.repeat(batch, 2, axis=2)
     for other in (locked, np.asfortranarray(batch), wide[:, :, ::2], batch[:, ::-1][:, ::-1]):
         assert np.array_equal(engine.probabilities(other), first)
+    row = batch[:, :1].copy()  # mirrored it is the same, and contiguous to NumPy
+    assert np.array_equal(engine.probabilities(row[:, ::-1]), engine.probabilities(row))
 
 
 @every_engine
@@ -357,6 +359,13 @@ def test_averages_are_those_computed_by_hand(name: str, size: tuple[int, int], w
     assert averaged.name.startswith(engine.name)
     assert "averaged over mirrored and turned pictures" in averaged.name
     assert averaged.tileable
+
+
+@every_engine
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
+def test_averages_of_a_single_row_or_column(name: str, size: tuple[int, int]) -> None:
+    found = Averaged(engine_of(name, model())).probabilities(pictures(1, *size))
+    assert found.shape == (1, 1, *size)
 
 
 class Pointwise:

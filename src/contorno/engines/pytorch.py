@@ -42,8 +42,9 @@ class PyTorchEngine:
 
     def probabilities(self, batch: Array) -> Array:
         """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
-        wide = batch.astype(np.int32) if batch.dtype == np.uint16 else batch
-        own = np.require(wide, requirements=("C", "W"))  # torch takes no read-only arrays
+        # A copy: torch takes no uint16, no read-only arrays and none that is mirrored, as also one
+        # row may be, which NumPy calls contiguous.
+        own = batch.astype(np.int32 if batch.dtype == np.uint16 else batch.dtype, order="C")
         images = torch.from_numpy(own).permute(0, 3, 1, 2)  # channels_last without a copy
         device = self._hardware.accelerator
         self._segmenter.eval()
