@@ -177,6 +177,16 @@ def test_rows_are_merged_and_ranked(tmp_path: Path) -> None:
     assert from_text("{}") is None
 
 
+def test_any_name_of_a_file_comes_back_from_the_list(tmp_path: Path) -> None:
+    odd = ["a\rb", "a\nb", "a\r\nb", "\r", 'a "b", c', " a ", "\udce9", "é"]
+    known = {name: Doubt(0.5, 0.1, None, 'odd, "so"') for name in odd}
+    path = write_list(tmp_path, known)
+    assert read_list(path) == known
+    first = path.read_bytes()
+    write_list(tmp_path, {"\r": known["\r"]})
+    assert path.read_bytes() == first
+
+
 HEADER = "rank,image,expected_dice,unsure,distance,unlike"
 
 

@@ -175,14 +175,14 @@ def test_ignored_pixels_do_not_count() -> None:
 def test_the_list_is_written_in_order(tmp_path: Path) -> None:
     rows = look(
         ("a,b", sure_of(CELLS), CELLS),
-        ("c", sure_of(CELLS), SPOILT["empty"]),
+        ("c\rd", sure_of(CELLS), SPOILT["empty"]),
         ("d", sure_of(CELLS), CELLS),
     )
     path = write_suspects(tmp_path, rows)
     assert path.name == NAME
     with path.open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [row["image"] for row in table] == ["c", "a,b", "d"]
+    assert [row["image"] for row in table] == ["c\rd", "a,b", "d"]
     assert list(table[0]) == ["rank", "image", "mask", "score", "reason", "share"]
     assert table[0]["rank"] == "1"
     assert float(table[0]["score"]) == rows[0].score

@@ -20,7 +20,7 @@ from contorno.card import Familiar, ModelCard
 from contorno.data.dataset import Dataset
 from contorno.data.facts import sharpness
 from contorno.errors import InputError, Problem
-from contorno.files import write_bytes
+from contorno.files import csv_bytes, write_bytes
 
 Array = NDArray[Any]
 SURE = 0.8  # a pixel whose class has less is unsure
@@ -179,12 +179,11 @@ def write_list(folder: Path, rows: Mapping[str, Doubt]) -> Path:
     path = folder / NAME
     known = read_list(path) | dict(rows)
     ranked = sorted(known.items(), key=lambda item: (item[1].expected_dice, item[0]))
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(_COLUMNS)
-    for rank, (name, row) in enumerate(ranked, 1):
-        table.writerow([rank, name, row.expected_dice, row.unsure, row.distance, row.unlike])
-    data = buffer.getvalue().encode("utf-8", "surrogateescape")
+    table = [
+        (rank, name, row.expected_dice, row.unsure, row.distance, row.unlike)
+        for rank, (name, row) in enumerate(ranked, 1)
+    ]
+    data = csv_bytes([_COLUMNS, *table])
     if not path.exists() or path.read_bytes() != data:
         write_bytes(path, data)
     return path

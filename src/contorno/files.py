@@ -8,10 +8,13 @@ others.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import os
 import secrets
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from contorno.errors import StorageError
@@ -57,6 +60,20 @@ def _replace(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode())
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows as CSV in UTF-8, lines ended by a line feed.
+
+    A carriage return, which names of files may hold, is quoted; Python 3.11 leaves it bare, where
+    readers take it for the end of the row.
+    """
+    buffer = io.StringIO()
+    plain = csv.writer(buffer, lineterminator="\n")
+    quoted = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        (quoted if any("\r" in str(value) for value in row) else plain).writerow(row)
+    return buffer.getvalue().encode("utf-8", "surrogateescape")
 
 
 def append_line(path: Path, line: str) -> None:

@@ -9,8 +9,6 @@ Says only what looks wrong: whether the mask or the model is, is for people to s
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contorno.data.labels import Labels
-from contorno.files import write_bytes
+from contorno.files import csv_bytes, write_bytes
 from contorno.finish import objects
 
 Array = NDArray[Any]
@@ -183,10 +181,6 @@ def _whole(mask: Array, other: Array, wrong: Array) -> tuple[int, int]:
 
 def write_suspects(folder: Path, suspects: Sequence[Suspect]) -> Path:
     """Write `NAME` of a folder, in the order given."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["rank", *Suspect.__dataclass_fields__])
-    for rank, row in enumerate(suspects, 1):
-        table.writerow([rank, *asdict(row).values()])
-    write_bytes(folder / NAME, buffer.getvalue().encode("utf-8", "surrogateescape"))
+    rows = [(rank, *asdict(row).values()) for rank, row in enumerate(suspects, 1)]
+    write_bytes(folder / NAME, csv_bytes([("rank", *Suspect.__dataclass_fields__), *rows]))
     return folder / NAME
