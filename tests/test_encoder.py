@@ -243,7 +243,9 @@ def test_from_training_to_masks(
     assert timm.fetched == ["standin"]  # a model file has all of them
 
 
-def test_an_encoder_whose_graph_holds_for_one_size(timm: Timm, tmp_path: Path) -> None:
+def test_an_encoder_whose_graph_holds_for_one_size(
+    timm: Timm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = network(encoder="timm/onesize", out_channels=1).eval()
     preprocessing = Preprocessing(mean=(0.0,) * 3, std=(255.0,) * 3)
     config = NetworkConfig(out_channels=1, encoder="timm/onesize", widths=(4, 8, 12), patch=2)
@@ -255,8 +257,17 @@ def test_an_encoder_whose_graph_holds_for_one_size(timm: Timm, tmp_path: Path) -
         loaded = contorno.load(path, engine=engine, device="cpu")
         with pytest.raises(ConfigError, match=r"timm/onesize .* 50 x 41 .* --engine pytorch"):
             loaded.probabilities(picture)
-    loaded = contorno.load(path, engine="pytorch", device="cpu")
-    assert loaded.probabilities(picture).shape == (41, 50)
+    exact = contorno.load(path, engine="pytorch", device="cpu", precision="32")
+    expected = exact.probabilities(picture)
+    assert expected.shape == (41, 50)
+    chosen = contorno.load(path, device="cpu", precision="32")
+    assert chosen.engine.name == "OpenVINO on CPU, float32"
+    assert np.array_equal(chosen.probabilities(picture), expected)
+    assert chosen.engine.name == exact.engine.name
+    assert np.array_equal(chosen.probabilities(picture), expected)
+    said = capsys.readouterr().err
+    assert said.count("from here on: PyTorch on") == 1
+    assert "onesize cannot be run" in said
 
 
 def test_weights_that_cannot_be_had_end_a_run_before_it_begins(

@@ -69,6 +69,11 @@ def open_engine(name: str, source: Source, *, threads: int | None = None) -> Eng
     require(name, source.hardware)
     if name == "auto":
         name, _ = choose_engine(source)
+        if name != "pytorch" and source.card.network.encoder is not None:
+            from contorno.engines.fallback import OrPyTorch
+
+            chosen = open_engine(name, source, threads=threads)
+            return OrPyTorch(chosen, partial(open_engine, "pytorch", source))
     if name == "pytorch":
         from contorno.engines.pytorch import PyTorchEngine
 
