@@ -24,7 +24,7 @@ from contorno.engines import artifacts, picture, select
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.int8 import quantised
 from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, write_bench
-from contorno.errors import ConfigError, ContornoError, StorageError
+from contorno.errors import ConfigError, ContornoError, ModelFileError, StorageError
 from contorno.hardware import Hardware
 from contorno.model import Model
 from contorno.resample import resize
@@ -200,6 +200,41 @@ def test_an_artefact_is_made_once_and_appears_whole(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         made_of(tmp_path).made("engine-2", fail)
     assert [path.name for path in there.parent.iterdir()] == [there.name]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("length", [0, 1000, None])
+def test_a_damaged_artefact_is_named(
+    run: Path, tmp_path: Path, name: str, length: int | None
+) -> None:
+    pytest.importorskip(name)
+    path = Path(shutil.copy(run / "model.safetensors", tmp_path))
+    picture = np.zeros((16, 16), np.uint8)
+    before = contorno.load(path, device="cpu", engine=name).probabilities(picture)
+    for file in [*tmp_path.rglob("model.bin"), *tmp_path.rglob("model.onnx")]:
+        file.write_bytes(file.read_bytes()[: -1 if length is None else length])
+    with pytest.raises(
+        ModelFileError, match=r"damaged .* delete the folder .*model\.engines"
+    ) as found:
+        contorno.load(path, device="cpu", engine=name).probabilities(picture)
+    folder = str(found.value).split("delete the folder ")[1].split(", and")[0]
+    shutil.rmtree(folder)
+    after = contorno.load(path, device="cpu", engine=name).probabilities(picture)
+    assert np.array_equal(before, after)
+
+
+def test_artefacts_that_openvino_cannot_write_are_named(run: Path, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("contorno.engines.openvino")
+    path = Path(shutil.copy(run / "model.safetensors", tmp_path))
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")  # as on a full disk
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino.library(), "save_model", full)
+        with pytest.raises(StorageError, match=r"model\.engines.*cannot be written: .*disk full"):
+            contorno.load(path, device="cpu", engine="openvino").predict(np.zeros((9, 9), np.uint8))
+    assert not list(tmp_path.rglob("model.xml"))
 
 
 def test_artefacts_of_a_replaced_model_go(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def _replace(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,8 +95,9 @@ def append_line(path: Path, line: str) -> None:
 def storage_error(path: Path, size: int, error: OSError) -> StorageError:
     """The error to raise when writing `size` bytes to `path` failed."""
     if error.errno in _NO_SPACE:
+        needed = f": {size:,} bytes are needed" if size else ""
         return StorageError(
-            f"{path}: no space to write it: {size:,} bytes are needed ({error.strerror}). "
+            f"{path}: no space to write it{needed} ({error.strerror}). "
             "The files that stood there are whole. Free some space and run the command again"
         )
     return StorageError(f"{path}: cannot be written: {error.strerror or error}")
@@ -114,10 +115,10 @@ def sweep(folder: Path) -> None:
             leftover.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; not every file system (or Windows) allows it."""
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder; not every file system (or Windows) allows it."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

@@ -16,8 +16,8 @@ from functools import cached_property
 from pathlib import Path
 
 from contorno import __version__
-from contorno.errors import StorageError
-from contorno.files import TEMPORARY_PREFIX, storage_error
+from contorno.errors import ModelFileError, StorageError
+from contorno.files import TEMPORARY_PREFIX, storage_error, sync
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Artifacts:
         draft = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY_PREFIX))
         try:
             make(draft)
+            for file in draft.iterdir():
+                sync(file)
             with contextlib.suppress(FileExistsError, OSError):  # another process was quicker
                 draft.rename(target)
         except OSError as error:
@@ -88,3 +90,11 @@ class Artifacts:
             for other in self.folder.parent.iterdir():
                 if other != self.folder:
                     shutil.rmtree(other, ignore_errors=True)
+
+
+def damaged(graph: Path) -> ModelFileError:
+    """The error to raise for an artefact that its engine cannot read."""
+    return ModelFileError(
+        f"{graph}: damaged since it was made of the model; delete the folder {graph.parent}, and "
+        "it is made again"
+    )

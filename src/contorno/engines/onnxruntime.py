@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from contorno.card import ModelCard
+from contorno.engines.artifacts import damaged
 from contorno.engines.picture import around
 from contorno.hardware import cores
 
@@ -34,9 +35,14 @@ class ONNXRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or cores()
         options.log_severity_level = 3  # errors
-        self._session = onnxruntime.InferenceSession(
-            str(graph), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(graph), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the library's own kinds have no other base
+            if "alloc" in str(error).lower():  # memory
+                raise
+            raise damaged(graph) from error
 
     def probabilities(self, batch: Array) -> Array:
         """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""

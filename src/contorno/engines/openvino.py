@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from contorno.card import ModelCard
+from contorno.engines.artifacts import damaged
 from contorno.engines.picture import around, is_aligned
 from contorno.hardware import cores
 
@@ -67,7 +68,8 @@ class OpenVINOEngine:
             result: Array = self._requests[aligned].infer([values], share_inputs=True)[0]
             return result.copy()  # the request writes its next answer over this one
 
-    def _compiled(self, graph: Path) -> Any:
+    def _compiled(self, path: Path) -> Any:
+        graph = _read(path)
         try:
             return self._compile(graph, self._hint)
         except RuntimeError:  # 2026.4 has no bfloat16 between 8-bit layers of some few channels
@@ -75,23 +77,39 @@ class OpenVINOEngine:
                 raise
             return self._compile(graph, "f32")
 
-    def _compile(self, graph: Path, hint: str) -> Any:
+    def _compile(self, graph: Any, hint: str) -> Any:
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self._threads or cores(),
         }
-        return core().compile_model(str(graph), "CPU", options).create_infer_request()
+        return core().compile_model(graph, "CPU", options).create_infer_request()
+
+
+def _read(path: Path) -> Any:
+    try:
+        return core().read_model(str(path))
+    except RuntimeError as error:
+        if "alloc" in str(error).lower():  # memory
+            raise
+        raise damaged(path) from error
 
 
 def convert(portable: Portable, folder: Path) -> None:
-    """Write a model as model.xml and model.bin, for pictures of any number."""
+    """Write a model as model.xml and model.bin, for pictures of any number.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     from contorno.models.portable import quiet
 
     openvino = library()
     with quiet():
         model = openvino.convert_model(portable, example_input=portable.example)
-    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    try:
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+    except RuntimeError as error:  # "iostream error", of a full disk
+        raise OSError(f"OpenVINO could not write it ({error}); is the disk full?") from error
 
 
 @lru_cache(maxsize=1)
