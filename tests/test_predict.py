@@ -415,6 +415,16 @@ def test_a_palette_picture_of_pillow_is_its_colours(model: Model) -> None:
     assert np.array_equal(model.probabilities(picture), model.probabilities(colours))
 
 
+@pytest.mark.parametrize("mode", ["1", "CMYK", "YCbCr", "HSV"])
+def test_a_picture_of_pillow_is_drawn_as_its_file(model: Model, mode: str, tmp_path: Path) -> None:
+    picture = Image.fromarray(SAMPLE).convert(mode)
+    if mode in ("1", "CMYK"):
+        picture.save(tmp_path / "a.tif")
+    else:
+        picture.convert("RGB").save(tmp_path / "a.tif")
+    assert np.array_equal(model.probabilities(picture), model.probabilities(tmp_path / "a.tif"))
+
+
 @pytest.mark.parametrize(
     ("image", "what"),
     [

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 PathLike = str | Path
 _FOREIGN = (".pt", ".pth")
+_MODES = {  # of Pillow's pictures whose numbers are no brightness, and what they become
+    "1": "L",
+    **dict.fromkeys(("P", "CMYK", "YCbCr", "HSV"), "RGB"),
+}
 
 
 class Model:
@@ -159,8 +163,8 @@ class Model:
             return probability_map(
                 self.engine, self.card, read_picture(self.card, files), name=str(files[0])
             )
-        if isinstance(image, Image.Image) and image.mode == "P":
-            image = image.convert("RGB")  # its pixels are numbers of colours
+        if isinstance(image, Image.Image) and image.mode in _MODES:
+            image = image.convert(_MODES[image.mode])
         return probability_map(self.engine, self.card, np.asarray(image))
 
 
