@@ -383,6 +383,28 @@ def test_a_picture_of_the_same_command_is_not_overwritten(model: Model, tmp_path
     assert digests(tmp_path / "two") == before
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_name_too_long_for_its_outputs_is_a_problem(
+    model: Model, tmp_path: Path, overwrite: bool
+) -> None:
+    long, short = "x" * 245, "a"
+    for name in (long, short):
+        save(tmp_path / "photos" / f"{name}.png", SAMPLE)
+    for _ in range(2):  # whether or not the folder is there
+        outcome = predicted(
+            model, tmp_path / "photos", tmp_path / "out", overlay=True, overwrite=overwrite
+        )
+        assert [problem.path for problem in outcome.problems] == [
+            str(tmp_path / "photos" / f"{long}.png")
+        ]
+        assert "overlay.png, which is to be made of it, is refused" in outcome.problems[0].what
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a.png",
+        "a_overlay.png",
+        "doubt.csv",
+    }
+
+
 def test_no_image_at_all_is_an_error(model: Model, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no image to predict") as caught:
         predicted(model, [tmp_path / "*.png", tmp_path / "x.png"], tmp_path / "out")

@@ -16,6 +16,7 @@ from contorno.card import ModelCard
 from contorno.data.labels import prediction_paths
 from contorno.data.names import picture_name
 from contorno.errors import Problem
+from contorno.files import storage_error
 from contorno.images import ImageError, png_text
 
 MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
@@ -108,6 +109,40 @@ def refuse_itself(image: Path, wanted: list[Path]) -> None:
     if image.resolve() in [file.resolve() for file in wanted]:
         what = "the picture itself stands where its mask would be written"
         raise ImageError(Problem(str(image), what, "another folder", "use another --out"))
+
+
+def make_folders(files: Sequence[Path]) -> None:
+    """Make the folders of files; only where they are there does a name show that it is too long.
+
+    Raises:
+        StorageError: they cannot be made.
+    """
+    for folder in dict.fromkeys(file.parent for file in files):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(folder, 0, error) from error
+
+
+def standing(image: Path, wanted: Sequence[Path]) -> list[Path]:
+    """Those of the files to be made of a picture that are there.
+
+    Raises:
+        ImageError: the file system does not take such a name, or does not let us look.
+    """
+    there = []
+    for file in wanted:
+        try:
+            file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            what = f"{file}, which is to be made of it, is refused: {error.strerror}"
+            expected = "a name that the file system takes"
+            fix = "rename the picture, or use another --out"
+            raise ImageError(Problem(str(image), what, expected, fix)) from None
+        there.append(file)
+    return there
 
 
 def _mark(file: Path) -> str | None:

@@ -37,7 +37,16 @@ from contorno.images import (
     read_channels,
     write_probabilities,
 )
-from contorno.outputs import MARK, Outputs, outputs_of, refuse_itself, require_own, unique_names
+from contorno.outputs import (
+    MARK,
+    Outputs,
+    make_folders,
+    outputs_of,
+    refuse_itself,
+    require_own,
+    standing,
+    unique_names,
+)
 from contorno.progress import bar
 
 Array = NDArray[Any]
@@ -142,6 +151,7 @@ def predict_files(
     outcome = Outcome()
     outputs = partial(outputs_of, card, out, probabilities=probabilities, overlay=overlay)
     names = unique_names(images, card.preprocessing.channels, outputs, outcome.problems)
+    make_folders(outputs("name").all)
     tasks = (
         partial(_prepare, card, fingerprint, files, outputs(name), overwrite=overwrite)
         for files, name in names.items()
@@ -206,7 +216,9 @@ def _prepare(
         for path in files:
             refuse_itself(path, wanted)
         mark = " ".join([fingerprint, *(file_digest(path)[:16] for path in files)])
-        there = [] if overwrite else [file for file in wanted if file.exists()]
+        there = standing(files[0], wanted)
+        if overwrite:
+            there = []
         for file in there:
             require_own(file, mark)
         image = None if there == wanted else read_picture(card, files)
