@@ -186,9 +186,10 @@ def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _mask_values(values: Any) -> tuple[int, ...]:
-    if isinstance(values, (list, tuple)) and all(isinstance(v, int) for v in values):
+    whole = isinstance(values, (list, tuple)) and all(isinstance(v, int) for v in values)
+    if whole and all(0 <= v < 2**16 for v in values) and len(set(values)) == len(values):
         return tuple(values)
-    return ()  # colours as lists: the caller falls back to 0, 1, 2 ...
+    return ()  # colours, or what no grey mask can hold: the caller falls back to 0, 1, 2 ...
 
 
 def _some(keys: list[str]) -> str:
