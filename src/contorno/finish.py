@@ -19,6 +19,7 @@ from contorno.data.labels import Labels, classify
 Array = NDArray[Any]
 _LEAST, _MOST = 1e-12, 1 - 2**-24  # what is rounded to 0 or 1 has no logit: as far as it may go
 _EIGHT = np.ones((3, 3), bool)
+_AT_ONCE = 2**20  # pixels that are tempered; all of a large picture, in float64, would be gigabytes
 
 
 def finish(raw: Array, card: ModelCard) -> Array:
@@ -43,12 +44,17 @@ def tempered(probabilities: Array, temperature: float, *, exclusive: bool) -> Ar
     Returns:
         float32 of the same shape, in the same order; which is the largest stays, and so does 0.5.
     """
-    wide = np.clip(probabilities.astype(np.float64), _LEAST, _MOST)
-    if exclusive:
-        powers = wide ** (1 / temperature)
-        return np.asarray(powers / powers.sum(axis=0), np.float32)
-    odds = ((1 - wide) / wide) ** (1 / temperature)
-    return np.asarray(1 / (1 + odds), np.float32)
+    result = np.empty(probabilities.shape, np.float32)
+    before, after = (each.reshape(len(each), -1) for each in (probabilities, result))
+    for start in range(0, before.shape[1], _AT_ONCE):
+        piece = slice(start, start + _AT_ONCE)
+        wide = np.clip(before[:, piece].astype(np.float64), _LEAST, _MOST)
+        if exclusive:
+            powers = wide ** (1 / temperature)
+            after[:, piece] = powers / powers.sum(axis=0)
+        else:
+            after[:, piece] = 1 / (1 + ((1 - wide) / wide) ** (1 / temperature))
+    return result
 
 
 def draw(probabilities: Array, card: ModelCard) -> Array:

@@ -73,4 +73,5 @@ def stitch(
             blended[:, y : y + tile, x : x + tile] += part * window
             total[y : y + tile, x : x + tile] += window
     assert blended is not None  # a picture has at least one tile
-    return blended / total
+    blended /= total  # in place: of a large picture, another would be gigabytes
+    return blended
