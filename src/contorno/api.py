@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from functools import partial
 from json import dumps
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -312,9 +313,9 @@ def check(
         classes=classes,
     )
     found = find(data)
-    used = {file.resolve() for pair in found.pairs for file in (*pair.images, *pair.masks)}
+    used = {realpath(file) for pair in found.pairs for file in (*pair.images, *pair.masks)}
     for file in (json, page):
-        if file is not None and Path(file).resolve() in used:
+        if file is not None and realpath(file) in used:
             raise ConfigError(f"{file}: one of the images or masks themselves; choose another name")
     with bar("Checking", len(found.pairs)) as advance:
         done = look(
