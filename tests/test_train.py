@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from contorno import api, training
 from contorno.checkpoint import load_model
 from contorno.cli import main
 from contorno.config import read_config
-from contorno.errors import ConfigError, Interrupted, StorageError, TrainingError
+from contorno.errors import ConfigError, Interrupted, ModelFileError, StorageError, TrainingError
 from contorno.finish import finish
 from contorno.images import read_image
 from contorno.losses import LOSSES
@@ -182,6 +183,16 @@ def test_the_best_epoch_is_kept_also_by_a_run_that_was_stopped(discs: Path, tmp_
         again.restore()
         fit(again, workers=0)
         assert load_model(run)[1].provenance["epoch"] == 8
+
+
+def test_a_state_of_another_version_is_named(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("contorno.trainer.asdict", lambda position: {**asdict(position), "late": 1})
+        trainer(discs, tmp_path, epochs=1).save()
+    with pytest.raises(ModelFileError, match="another version of contorno"):
+        trainer(discs, tmp_path, epochs=1).restore()
 
 
 def test_cooling_begins_early_when_nothing_gets_better(

@@ -338,9 +338,15 @@ class Trainer:
         for words in skipped:
             warn(words)
         self._refuse_if_changed(meta)
+        try:
+            position = Position(**meta["position"])
+        except TypeError:  # a run of another version had other fields
+            raise ModelFileError(
+                f"{self.run / 'state'}: of another version of contorno; start a new run"
+            ) from None
         self.segmenter.load_state_dict(unflatten("model", tensors))
         restore_optimizer(self.optimizer.optimizer, unflatten("optimizer", tensors))
-        self.position = Position(**meta["position"])
+        self.position = position
         trim_log(self.run / LOG, self.position.epoch)
 
     def _refuse_if_changed(self, before: Mapping[str, Any]) -> None:
