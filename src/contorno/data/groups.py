@@ -49,7 +49,7 @@ def by_pattern(names: Sequence[str], pattern: str) -> Grouping:
         search = re.compile(pattern).search
     except re.error as error:
         raise ConfigError(
-            f"group ({pattern!r}) is not a regular expression: {error}; "
+            f"group ('{pattern}') is not a regular expression: {error}; "
             r"try one such as '^(patient\d+)'"
         ) from None
     matches = {name: search(name) for name in names}
@@ -60,16 +60,16 @@ def by_pattern(names: Sequence[str], pattern: str) -> Grouping:
     if others:
         listed = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
         raise InputError(
-            f"group ({pattern!r}) finds no group in {len(others)} of {len(matches)} names: {listed}"
+            f"group ('{pattern}') finds no group in {len(others)} of {len(matches)} names: {listed}"
             ". Change the pattern so that it matches every name, or rename these files"
         )
     if len(of) > 1 and len(set(of.values())) == 1:
         raise InputError(
-            f"group ({pattern!r}) puts all {len(of)} names into one group, "
+            f"group ('{pattern}') puts all {len(of)} names into one group, "
             f"{next(iter(of.values()))!r}; two or more are needed. Put into "
             r"brackets what differs from group to group, as in '^(patient\d+)'"
         )
-    return Grouping(of, f"names in which {pattern!r} finds the same are one group")
+    return Grouping(of, f"names in which '{pattern}' finds the same are one group")
 
 
 def guess(names: Sequence[str]) -> Grouping | None:
