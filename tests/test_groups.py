@@ -22,7 +22,7 @@ from contorno.errors import ConfigError, InputError
 def test_pattern_takes_its_first_bracket_or_all_it_matches(pattern: str) -> None:
     grouping = by_pattern(["p1_1", "p1_2", "p2_1"], pattern)
     assert grouping.of == {"p1_1": "p1", "p1_2": "p1", "p2_1": "p2"}
-    assert repr(pattern) in grouping.rule
+    assert f"'{pattern}'" in grouping.rule
 
 
 def test_bad_pattern_is_refused() -> None:
