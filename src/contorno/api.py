@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from contorno.config import DataConfig, build, parse_duration
-from contorno.data.groups import by_pattern, guess
+from contorno.data.groups import in_names
 from contorno.data.names import find_images, read_list, unread_below
 from contorno.engines import Engine
 from contorno.engines.averaging import Averaged
@@ -238,8 +238,7 @@ def evaluate(
         dataset, problems = read_pairs(
             data, cores() if workers is None else workers, card=loaded.card, keep=False
         )
-        names = dataset.names
-        grouping = by_pattern(names, group) if group else guess(names)
+        grouping = in_names(dataset.names, group)
         if grouping is not None:
             say(f"Intervals are over {len({*grouping.of.values()})} groups: {grouping.rule}")
         results = score_model(

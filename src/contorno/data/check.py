@@ -34,7 +34,7 @@ from contorno.data.copies import (
 from contorno.data.duplicates import ALL
 from contorno.data.evidence import gather
 from contorno.data.facts import Good, examine, examine_all
-from contorno.data.groups import Grouping, by_pattern, guess, joined
+from contorno.data.groups import Grouping, in_names, joined
 from contorno.data.labels import Labels
 from contorno.data.names import unknown_stems
 from contorno.data.pairs import Pair
@@ -132,7 +132,7 @@ def look_at_set(
     if labels is not None:
         findings += [*_balance(good, labels, validation), *_codings(good, labels)]
     names = [pair.name for pair, _ in good]
-    grouping = by_pattern(names, pattern) if pattern else guess(names)
+    grouping = in_names(names, pattern)
     if grouping is not None:
         findings.append(groups_found(good, grouping, asked=pattern is not None))
     equal, alike = find_copies(good, pages=pages)

@@ -72,6 +72,11 @@ def by_pattern(names: Sequence[str], pattern: str) -> Grouping:
     return Grouping(of, f"names in which '{pattern}' finds the same are one group")
 
 
+def in_names(names: Sequence[str], pattern: str | None) -> Grouping | None:
+    """Groups by a pattern where one is given, see `by_pattern`, else what `guess` finds."""
+    return by_pattern(names, pattern) if pattern else guess(names)
+
+
 def guess(names: Sequence[str]) -> Grouping | None:
     """Groups of names that begin alike, such as patient01_slice3 and patient01_slice4.
 
