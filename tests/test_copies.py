@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from making import Array, pictures, read_all, save
+from PIL import Image
 
 from contorno.data import check
 from contorno.data.agreement import Reading
@@ -20,10 +21,14 @@ from contorno.errors import Problem
 KEPT = "until then they stay on one side of the split"
 
 
-def looked_at(root: Path, validation: Sequence[str] = ()) -> tuple[list[Problem], Grouping | None]:
+def looked_at(
+    root: Path, validation: Sequence[str] = (), pattern: str | None = None
+) -> tuple[list[Problem], Grouping | None]:
     whole = read_all(root)
     good = list(zip(whole.pairs, whole.facts, strict=True))
-    found, grouping = look_at_set(good, whole.labels, pages=False, validation=validation)
+    found, grouping = look_at_set(
+        good, whole.labels, pages=False, validation=validation, pattern=pattern
+    )
     return [one for one in found if one.kind in ("duplicate-image", "near-duplicate")], grouping
 
 
@@ -50,6 +55,20 @@ def test_copies_that_cannot_stay_together_are_not_said_to(tmp_path: Path) -> Non
     assert grouping is None
     assert len(found) == 7
     assert all("too many are alike" in one.fix for one in found)
+
+
+def test_near_copies_stay_together_beside_a_group_of_more_than_half(tmp_path: Path) -> None:
+    pictures(tmp_path, 8)
+    image = np.asarray(Image.open(tmp_path / "images" / "p6.png"))
+    save(tmp_path / "images" / "p7.png", np.ascontiguousarray(image[:, ::-1]))
+    for folder in ("images", "masks"):
+        for index in range(5):
+            (tmp_path / folder / f"p{index}.png").rename(tmp_path / folder / f"big_{index}.png")
+    found, grouping = looked_at(tmp_path, pattern="big|p.")  # 5 of 8 are one group
+    assert grouping is not None
+    assert grouping.of["p6"] == grouping.of["p7"]
+    assert grouping.of["big_0"] == grouping.of["big_4"] != grouping.of["p6"]
+    assert [KEPT in one.fix for one in found] == [True]
 
 
 def test_aligned_pictures_are_not_said_to_stay_together(tmp_path: Path) -> None:

@@ -151,10 +151,13 @@ def _kept_together(
 ) -> Grouping | None:
     """Groups and copies, as far as they leave a set to part.
 
-    Pictures that are nearly alike only where no group is then more than half of the set: aligned
-    pictures of one part differ in a small defect alone, and are no copies.
+    Pictures that are nearly alike only where no group is then more than half of the set, or than
+    the largest is without: aligned pictures of one part differ in a small defect alone, and are no
+    copies.
     """
-    for copies, most in (([*equal, *alike], len(names) // 2), (equal, len(names) - 1)):
+    largest = max(Counter(grouping.of.values()).values()) if grouping else 0
+    half = max(len(names) // 2, largest)
+    for copies, most in (([*equal, *alike], half), (equal, len(names) - 1)):
         whole = joined(names, grouping, [(names[i], names[j]) for i, j, _ in copies])
         if whole is None or max(Counter(whole.of.values()).values()) <= most:
             return whole
