@@ -461,3 +461,20 @@ def test_names_that_are_not_utf_8_have_a_digest(tmp_path: Path) -> None:
     save(tmp_path / "masks" / name, mask)
     dataset, _ = load(find_pairs(tmp_path / "images", tmp_path / "masks").pairs, workers=0)
     assert len(dataset.digest()) == 64
+
+
+def test_the_table_of_a_model_is_told_with_the_shares_of_new_masks(tmp_path: Path) -> None:
+    numbers = np.kron(np.arange(12, dtype=np.uint8).reshape(3, 4), np.ones((8, 8), np.uint8))
+    for index in range(6):
+        save(tmp_path / "images" / f"{index}.png", picture())
+        save(tmp_path / "masks" / f"{index}.png", numbers * (numbers <= 6 + index))
+    trained = read_all(tmp_path).labels
+    assert trained.others == "foreground"
+
+    for index in range(6):
+        save(tmp_path / "masks" / f"{index}.png", numbers * (numbers <= 4))
+    seen = read_all(tmp_path, labels=trained).labels
+    assert [(row.value, row.share, row.images) for row in seen.table] == [
+        ("0", pytest.approx(8 / 12), 6),
+        ("every other value", pytest.approx(4 / 12), 6),
+    ]

@@ -86,11 +86,17 @@ def test_the_file_says_what_was_done(results: dict[str, Any], model: Model) -> N
     assert about["parameters"] == sum(p.numel() for p in model.segmenter.network.parameters())
     assert about["architecture"].startswith("UNet")
     assert "float32" in about["engine"]
+    true = sum(row["tp"] + row["fn"] for row in results["images"])
+    whole = sum(row["height"] * row["width"] for row in results["images"])
+    share, rest = pytest.approx(true / whole), pytest.approx(1 - true / whole)
     assert results["labels"] == {
         "note": "200 is foreground (28% of the pixels), 7 is background",  # of these masks
         "multilabel": False,
         "classes": [{"name": "foreground", "value": 200, "kind": "grey"}],
-        "table": [],
+        "table": [
+            {"value": "7", "name": "background", "share": rest, "images": 5},
+            {"value": "200", "name": "foreground", "share": share, "images": 4},
+        ],
     }
     assert results["classes"] == []
     assert results["threshold"] == 0.5

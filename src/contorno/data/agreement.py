@@ -12,10 +12,10 @@ from functools import partial
 
 from contorno.config import Preprocessing
 from contorno.data.coding import MasksError, decide, overlap, retell, value_word
-from contorno.data.evidence import Evidence, MaskFacts, gather, labelled, numbers_classes
+from contorno.data.evidence import MaskFacts, gather, labelled, numbers_classes
 from contorno.data.facts import Examined, Facts, Good
 from contorno.data.kinds import common_kind, of_one_kind
-from contorno.data.labels import IGNORE, Labels, Row, misread
+from contorno.data.labels import IGNORE, Labels, misread
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
 from contorno.images import ImageError, as_channels, read_channels
@@ -132,8 +132,7 @@ def _understand(masks: Sequence[MaskFacts], reading: Reading, labels: Labels | N
     if labels is not None and not asked:
         alike = (labels.kind == "colour") == (kind == "colour")
         if alike and (labels.reads(seen.counts) or len(seen.counts) == 1):
-            update = {"table": _retold(labels, seen), "note": retell(labels, seen).note}
-            return labels.model_copy(update=update)
+            return retell(labels, seen)
     dark = labels is not None and labels.values[0] > labels.values[1]
     foreground = reading.foreground or ("dark" if dark else "bright")
     take = partial(
@@ -185,20 +184,6 @@ def _require_same_meaning(decided: Labels, labels: Labels, *, named: bool) -> No
             f"({labels.note}). Say which value is which class, in the model's names and order: "
             "--classes"
         )
-
-
-def _retold(labels: Labels, seen: Evidence) -> tuple[Row, ...]:
-    """The table of an earlier decision with the shares of these masks."""
-    by_value = {str(v): v for v in seen.counts} | {f"#{v:06x}": v for v in seen.counts}
-    return tuple(
-        row.model_copy(
-            update={
-                "share": seen.share([by_value[row.value]]) if row.value in by_value else 0.0,
-                "images": seen.images.get(by_value.get(row.value, -1), 0),
-            }
-        )
-        for row in labels.table
-    )
 
 
 def _uniform(good: Good, problems: list[Problem], channels: int | None, dtype: str | None) -> Good:
