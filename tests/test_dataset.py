@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -478,3 +479,22 @@ def test_the_table_of_a_model_is_told_with_the_shares_of_new_masks(tmp_path: Pat
         ("0", pytest.approx(8 / 12), 6),
         ("every other value", pytest.approx(4 / 12), 6),
     ]
+
+
+def test_colours_as_jpeg_have_the_shares_of_their_classes(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0)], np.uint8)
+    y, x = np.mgrid[:192, :256]
+    for index in range(4):
+        wave = np.sin(x / 11 + index) + np.sin(y / 9)
+        classes = (wave > 1) + 2 * (wave < -1)
+        save(tmp_path / "masks" / f"{index}.jpg", colours[classes])
+        save(tmp_path / "images" / f"{index}.png", picture(192, 256))
+    dataset = read_all(tmp_path)
+    assert any(facts.masks[0].rest for facts in dataset.facts)
+    for index in range(4):
+        drawn = [int(layer.sum()) for layer in dataset.labels.layers(dataset.read(index)[1])]
+        assert dataset.class_pixels(index) == pytest.approx(drawn, rel=0.02)
+    share = 100 * float(np.mean([(dataset.read(i)[1] == 2).mean() for i in range(4)]))
+    told = re.search(r"class #f\w+ \((.*?)%", dataset.labels.note)
+    assert told is not None
+    assert float(told[1]) == pytest.approx(share, rel=0.02)

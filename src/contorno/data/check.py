@@ -308,12 +308,13 @@ def _codings(good: Good, labels: Labels) -> Iterator[Problem]:
                 "warning",
             )
         elif others:
-            soft = len(others) > _STRAYS or seen.share(others) > _SOFT
+            share = seen.share(others, rest=True)
+            soft = len(others) > _STRAYS or share > _SOFT
             soft = soft or max(seen.images[v] for v in others) > len(good) / 2
             yield Problem(
                 place,
                 f"{len(others)} values besides those of the classes "
-                f"({100 * seen.share(others):.2g}% of the pixels)",
+                f"({100 * share:.2g}% of the pixels)",
                 "the values of the classes",
                 "nothing: each goes to the nearest class",
                 "soft-masks" if soft else "stray-values",

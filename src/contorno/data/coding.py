@@ -286,13 +286,14 @@ def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
     if labels.ignored:
         note += f"; {value_word(labels.ignored[0], kind)} is ignored"
     if others:
+        amount = _percent(seen.share(others, rest=True))
         note += (
-            f"; {len(others)} other values ({_percent(seen.share(others))} of the pixels: soft "
-            "edges, compression) go to the nearest"
+            f"; {len(others)} other values ({amount} of the pixels: soft edges, compression) go to "
+            "the nearest"
         )
     if may_be_objects(seen, labels.values):
         note += "; if these are numbers of objects and no classes, --foreground nonzero"
-    share = seen.share(fronts[1]) if len(labels.names) == 2 else 0.0
+    share = seen.class_share(fronts[1]) if len(labels.names) == 2 else 0.0
     if share > 0.5 and kind != "colour":
         other = "dark" if labels.values[1] > labels.values[0] else "bright"
         note += (
@@ -313,7 +314,8 @@ def _note(
     """Which value is which class, with its share; `rest`: values that were not kept, too."""
     words = [f"{value_word(values[0], kind)} is {names[0]}"]
     for index, (value, name) in enumerate(zip(values[1:], names[1:], strict=True), 1):
-        share = seen.share((fronts or {}).get(index, (value,)), rest=rest)
+        front = (fronts or {}).get(index, (value,))
+        share = seen.share(front, rest=True) if rest else seen.class_share(front)
         words.append(f"{value_word(value, kind)} is {name} ({_percent(share)} of the pixels)")
     return ", ".join([*words[1:], words[0]] if len(words) == 2 else words)
 

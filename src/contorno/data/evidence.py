@@ -47,14 +47,14 @@ class MaskFacts:
 
     Args:
         counts: pixels of each value, of the commonest `_KEPT` and the largest.
-        rest: pixels of all others.
+        near: pixels of all others, by the remembered value that is nearest to theirs.
         solid, between: how many of them are solid, or between; empty for masks of two values.
         numbered: whether its values look like numbers of objects: several, each in one piece.
         kind, palette, coloured, unit: as `RawMask`, or as it is read beside the others of its set.
     """
 
     counts: Counts
-    rest: int
+    near: Counts
     solid: Counts
     between: Counts
     numbered: bool
@@ -63,12 +63,18 @@ class MaskFacts:
     coloured: bool
     unit: int
 
+    @property
+    def rest(self) -> int:
+        """Pixels whose value is not remembered."""
+        return sum(self.near.values())
+
 
 def look_at(mask: RawMask) -> MaskFacts:
     """Count what there is to know of one mask; cheap for masks of one or two values."""
     counts = count_values(mask)
     solid: Counts = {}
     between: Counts = {}
+    near: Counts = {}
     numbered = False
     if len(counts) > 2:
         solid, between = _neighbours(mask.values, mask.kind if len(counts) > _MANY else "")
@@ -76,12 +82,13 @@ def look_at(mask: RawMask) -> MaskFacts:
             numbered = _numbered(mask.values, counts)
     if len(counts) > _KEPT:
         kept = {*sorted(counts, key=lambda v: -counts[v])[:_KEPT], max(counts)}
+        near = _nearest(counts, kept, mask.kind)
         counts, solid, between = (
             {v: n for v, n in one.items() if v in kept} for one in (counts, solid, between)
         )
     return MaskFacts(
         counts,
-        mask.values.size - sum(counts.values()),
+        near,
         solid,
         between,
         numbered,
@@ -90,6 +97,22 @@ def look_at(mask: RawMask) -> MaskFacts:
         mask.coloured,
         mask.unit,
     )
+
+
+def _nearest(counts: Counts, kept: Collection[int], kind: str) -> Counts:
+    """Pixels of the values that are not kept, by the kept one that is nearest to each."""
+    from scipy.spatial import cKDTree  # takes a while to import
+
+    known, others = sorted(kept), sorted(counts.keys() - set(kept))
+    shifts = (16, 8, 0) if kind == "colour" else (0,)
+    level = 255 if kind == "colour" else -1  # all bits
+
+    def points(values: Sequence[int]) -> Array:
+        return np.stack([np.array(values, np.int64) >> shift & level for shift in shifts], axis=1)
+
+    _, place = cKDTree(points(known)).query(points(others), p=np.inf)  # as `labels.distance`
+    pixels = np.bincount(place, [counts[value] for value in others], minlength=len(known))
+    return {value: int(n) for value, n in zip(known, pixels, strict=True) if n}
 
 
 def _neighbours(values: Array, kind: str) -> tuple[Counts, Counts]:
@@ -137,6 +160,7 @@ class Evidence:
     """What all masks tell together."""
 
     counts: Counts = field(default_factory=dict)
+    near: Counts = field(default_factory=dict)
     rest: int = 0
     solid: Counts = field(default_factory=dict)
     between: Counts = field(default_factory=dict)
@@ -151,6 +175,7 @@ class Evidence:
         """Take in one mask; one of two values has no soft edge, so all of it counts as solid."""
         for total, part in (
             (self.counts, facts.counts),
+            (self.near, facts.near),
             (self.solid, facts.solid or facts.counts),
             (self.between, facts.between),
             (self.images, dict.fromkeys(facts.counts, 1)),
@@ -179,6 +204,10 @@ class Evidence:
         """Share of all pixels that have one of these values, or one that was not kept."""
         known = sum(self.counts.get(v, 0) for v in values)
         return (known + rest * self.rest) / self.pixels
+
+    def class_share(self, values: Collection[int]) -> float:
+        """The same, with what was not kept and is nearest to one of these values."""
+        return self.share(values) + sum(self.near.get(v, 0) for v in values) / self.pixels
 
 
 def gather(masks: Sequence[MaskFacts]) -> Evidence:

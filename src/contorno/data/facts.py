@@ -200,6 +200,8 @@ def examine_all(
 def _class_pixels(mask: MaskFacts, labels: Labels) -> list[int]:
     values = np.array(list(mask.counts), np.int64)
     counts = np.array(list(mask.counts.values()), np.int64)
+    if labels.others == "nearest":
+        counts += [mask.near.get(value, 0) for value in mask.counts]
     classes = labels.classes(values)
     wanted = classes != IGNORE
     totals = np.bincount(classes[wanted], counts[wanted], minlength=len(labels.names))

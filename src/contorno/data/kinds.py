@@ -66,11 +66,11 @@ def _as_kind(mask: MaskFacts, kind: str) -> MaskFacts | None:
 
 
 def _renamed(mask: MaskFacts, new: Callable[[int], int]) -> MaskFacts:
-    counts, solid, between = (
+    counts, near, solid, between = (
         {new(value): number for value, number in part.items()}
-        for part in (mask.counts, mask.solid, mask.between)
+        for part in (mask.counts, mask.near, mask.solid, mask.between)
     )
-    return replace(mask, counts=counts, solid=solid, between=between)
+    return replace(mask, counts=counts, near=near, solid=solid, between=between)
 
 
 def _with_mask(facts: Facts, layer: int, mask: MaskFacts) -> Facts:
