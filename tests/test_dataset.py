@@ -479,6 +479,7 @@ def test_the_table_of_a_model_is_told_with_the_shares_of_new_masks(tmp_path: Pat
         ("0", pytest.approx(8 / 12), 6),
         ("every other value", pytest.approx(4 / 12), 6),
     ]
+    assert "ids up to 4): every number is foreground (33.3% of the pixels)" in seen.note
 
 
 def test_colours_as_jpeg_have_the_shares_of_their_classes(tmp_path: Path) -> None:

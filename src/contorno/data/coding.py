@@ -82,8 +82,9 @@ def decide(
 def retell(labels: Labels, seen: Evidence) -> Labels:
     """A decision, its words and its table with the shares of other evidence."""
     note = labels.note
-    if labels.others == "nearest" and not labels.asked:
-        note = _found_note(seen, labels, labels.kind)
+    if not labels.asked:
+        objects = labels.others == "foreground"
+        note = _objects_note(seen, labels) if objects else _found_note(seen, labels, labels.kind)
     return labels.model_copy(update={"note": note, "table": _table(seen, labels, labels.kind)})
 
 
@@ -242,14 +243,12 @@ def _instances(seen: Evidence, ignored: set[int]) -> Labels:
     ground = 0 if 0 in seen.counts else max(seen.counts, key=lambda v: seen.counts[v])
     front = seen.counts.keys() - {ground} - ignored
     value = 255 if ground == 0 else max(front)
-    return Labels(
+    labels = Labels(
         values=(ground, value),
         lookup=tuple(sorted(({ground: 0} | dict.fromkeys(ignored, IGNORE)).items())),
         others="foreground",
-        note=f"numbered objects (instance ids up to {max(front)}): every number is foreground "
-        f"({_percent(seen.share(front, rest=True))} of the pixels) and is written as {value}, "
-        f"{ground} is background; if they are classes, --classes",
     )
+    return labels.model_copy(update={"note": _objects_note(seen, labels)})
 
 
 def _background(
@@ -270,6 +269,16 @@ def _names(values: Sequence[int], kind: str) -> tuple[str, ...]:
 
 
 # In words
+
+
+def _objects_note(seen: Evidence, labels: Labels) -> str:
+    front = seen.counts.keys() - dict(labels.lookup).keys()
+    ground, value = labels.values
+    return (
+        f"numbered objects (instance ids up to {max(front, default=0)}): every number is "
+        f"foreground ({_percent(seen.share(front, rest=True))} of the pixels) and is written as "
+        f"{value}, {ground} is background; if they are classes, --classes"
+    )
 
 
 def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
