@@ -393,3 +393,13 @@ def test_the_command_ends_well(case: Case, folder: Path) -> None:
         result = json.loads(out.read_text(encoding="utf-8"))
         assert result["good"] == case.good
         judge(case, result["findings"], "")
+
+
+def test_values_that_are_all_foreground_are_not_said_to_go_to_the_nearest(tmp_path: Path) -> None:
+    numbers = np.kron(np.arange(20, dtype=np.uint8).reshape(4, 5), np.ones((8, 8), np.uint8))
+    for index in range(4):
+        save(tmp_path / "images" / f"{index}.png", np.roll(numbers, index) * np.uint8(9))
+        save(tmp_path / "masks" / f"{index}.png", numbers)
+    result = api.check(tmp_path / "images", tmp_path / "masks", foreground="nonzero")
+    assert result["good"] == 4
+    assert not {"soft-masks", "stray-values"} & {one["kind"] for one in result["findings"]}

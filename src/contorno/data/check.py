@@ -307,7 +307,7 @@ def _codings(good: Good, labels: Labels) -> Iterator[Problem]:
                 "instance-ids",
                 "warning",
             )
-        elif others:
+        elif others and part.others == "nearest":
             share = seen.share(others, rest=True)
             soft = len(others) > _STRAYS or share > _SOFT
             soft = soft or max(seen.images[v] for v in others) > len(good) / 2
