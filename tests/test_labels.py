@@ -559,6 +559,24 @@ def test_many_classes_in_every_mask_are_no_objects(tmp_path: Path) -> None:
     assert len(labels.names) == 10
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"classes": "background=0,cell=1|2"}, {"foreground": "1,2"}],
+    ids=["classes", "front"],
+)
+def test_the_share_told_is_that_of_the_class(options: dict[str, str]) -> None:
+    labels = decide(counted({0: 700, 1: 100, 2: 200}), **options)  # type: ignore[arg-type]
+    assert "(30% of the pixels)" in labels.note
+
+
+@pytest.mark.parametrize("options", [{"classes": "background=0,cell=255"}, {"foreground": "255"}])
+def test_the_share_told_has_soft_edges_in_it(tmp_path: Path, options: dict[str, str]) -> None:
+    Image.fromarray(two(0, 255)).save(tmp_path / "m.jpg", quality=60)
+    told = f"({100 * disc().mean():.3g}% of the pixels)"
+    assert told in learn(tmp_path / "m.jpg").note
+    assert told in learn(tmp_path / "m.jpg", **options).note
+
+
 def test_nonzero_takes_all_numbers(tmp_path: Path) -> None:
     labels = decide(counted({0: 5000} | dict.fromkeys(range(1, 30), 40)), foreground="nonzero")
     values = np.arange(60)[None]

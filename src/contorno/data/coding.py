@@ -156,12 +156,14 @@ def _named(seen: Evidence, text: str, ignored: set[int], kind: str) -> Labels:
             "it",
             "undeclared-value",
         )
-    return Labels(
+    labels = Labels(
         values=tuple(values),
         names=tuple(names),
         lookup=tuple(sorted(lookup.items())),
-        note=_note(seen, values, names, kind) + ASKED,
+        kind=kind,
     )
+    note = _note(seen, values, names, kind, _fronts(seen, labels)) + ASKED
+    return labels.model_copy(update={"note": note})
 
 
 def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> Labels:
@@ -186,13 +188,14 @@ def _chosen(seen: Evidence, foreground: str, ignored: set[int], kind: str) -> La
         )  # soft edges and noise go to the nearest of these
         lookup = {value: int(value in front) for value in drawn | front | {ground_value}}
     rest = foreground == "nonzero"
-    note = _note(seen, [ground_value, front_value], _NAMES, kind, {1: front}, rest=rest) + ASKED
-    return Labels(
+    labels = Labels(
         values=(ground_value, front_value),
         lookup=tuple(sorted((lookup | dict.fromkeys(ignored, IGNORE)).items())),
-        others="foreground" if foreground == "nonzero" else "nearest",
-        note=note,
+        others="foreground" if rest else "nearest",
+        kind=kind,
     )
+    note = _note(seen, labels.values, _NAMES, kind, _fronts(seen, labels), rest=rest) + ASKED
+    return labels.model_copy(update={"note": note})
 
 
 # What the masks say
@@ -284,13 +287,7 @@ def _objects_note(seen: Evidence, labels: Labels) -> str:
 def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
     known = dict(labels.lookup)
     others = [v for v in seen.counts if v not in known]
-    fronts = {
-        k: {v for v in seen.counts if known.get(v, -1) == k} for k in range(len(labels.values))
-    }
-    if others:
-        values = np.array(others)
-        for value, index in zip(others, labels.classes(values).tolist(), strict=True):
-            fronts.setdefault(index, set()).add(value)
+    fronts = _fronts(seen, labels)
     note = _note(seen, labels.values, labels.names, kind, fronts)
     if labels.ignored:
         note += f"; {value_word(labels.ignored[0], kind)} is ignored"
@@ -309,6 +306,15 @@ def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
             f"; more than half is foreground: if that is the wrong way round, --foreground {other}"
         )
     return note
+
+
+def _fronts(seen: Evidence, labels: Labels) -> dict[int, set[int]]:
+    """The values of each class, those between with the class that they go to."""
+    fronts: dict[int, set[int]] = {index: set() for index in range(len(labels.values))}
+    values = np.array(list(seen.counts), np.int64)
+    for value, index in zip(values.tolist(), labels.classes(values).tolist(), strict=True):
+        fronts.setdefault(index, set()).add(value)
+    return fronts
 
 
 def _note(
