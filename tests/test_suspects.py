@@ -164,6 +164,28 @@ def test_exclusive_classes_name_the_class() -> None:
     assert rows[0].reason.startswith("nucleus: 1 object(s) that the model is sure of")
 
 
+def test_of_overlapping_classes_the_mask_is_that_of_the_class_in_question() -> None:
+    labels = Labels(values=(255, 255), names=("cell", "nucleus"), lookup=(), parts=(TWO, TWO))
+    nuclei = discs((16, 16, 4), (44, 40, 4))
+    watch = Suspicion()
+    for name, given in (
+        ("right", nuclei),
+        ("other", nuclei),
+        ("erased", discs((16, 16, 4))),
+        ("unsure", discs((16, 16, 2), (44, 40, 2))),
+    ):
+        slope = 0.1 if name == "unsure" else 2.0
+        found = np.concatenate([sure_of(CELLS), sure_of(nuclei, slope)])
+        files = [f"cells/{name}.png", f"nuclei/{name}.png"]
+        truth = CELLS.astype(np.uint8) | given.astype(np.uint8) << 1
+        watch({"name": name, "mask": files[0], "masks": files}, found, truth, labels)
+    rows = {row.image: row for row in watch.ranked()}
+    assert rows["erased"].reason.startswith("nucleus: 1 object(s) that the model is sure of")
+    assert rows["erased"].mask == "nuclei/erased.png"
+    assert rows["unsure"].reason == NOTHING
+    assert rows["unsure"].mask == "nuclei/unsure.png"
+
+
 def test_ignored_pixels_do_not_count() -> None:
     labels = Labels(lookup=((0, 0), (255, 1), (7, 255)))
     given = np.where(discs((44, 40, 14)), 255, CELLS.astype(np.uint8))  # the second cell

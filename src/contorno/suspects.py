@@ -47,7 +47,8 @@ class Suspect:
     """A mask that may be wrong.
 
     Args:
-        image, mask: stem of the image, file of its mask.
+        image, mask: stem of the image, file of its mask; of overlapping classes that of the class
+            which the reason names, or else of the one with the score.
         score: see `RULE`; 0 or more.
         reason: in words, what the model is sure of instead.
         share: of the pixels that are drawn or that the model sees, those on which it is sure of the
@@ -65,7 +66,7 @@ class Suspicion:
     """Looks at every image of a set once, then ranks them."""
 
     def __init__(self) -> None:
-        self._seen: list[tuple[Suspect, list[tuple[float, float]]]] = []
+        self._seen: list[tuple[Suspect, list[str], list[tuple[float, float]]]] = []
 
     def __call__(self, row: Mapping[str, Any], found: Array, truth: Array, labels: Labels) -> None:
         """Look at an image; see `evaluate.Watch`."""
@@ -77,21 +78,28 @@ class Suspicion:
             fits.append((_correlation(p, y), _ratio(p, y)))
             marks.append(_words(p, y, valid))
         share, reason, which = max((*mark, i) for i, mark in enumerate(marks))
+        files = row.get("masks", [row["mask"]])  # of overlapping classes one for each
         if share and len(marks) > 1:
             reason = f"{labels.scored[which]}: {reason}"
-        self._seen.append((Suspect(row["name"], row["mask"], 0.0, reason, round(share, 4)), fits))
+            files = [files[which]] if len(files) > 1 else files
+        suspect = Suspect(row["name"], files[0], 0.0, reason, round(share, 4))
+        self._seen.append((suspect, files, fits))
 
     def ranked(self) -> list[Suspect]:
         """Every image, the most suspicious first."""
         if not self._seen:
             return []
-        table = np.array([fits for _, fits in self._seen])  # (images, classes, 2)
+        table = np.array([fits for *_, fits in self._seen])  # (images, classes, 2)
         away = _away(table)
         away[..., 0] = -away[..., 0]  # a mask that fits better than others is not suspicious
-        scores = np.maximum(away[..., 0], np.abs(away[..., 1])).max(axis=1).clip(0)
+        scores = np.maximum(away[..., 0], np.abs(away[..., 1])).clip(0)  # (images, classes)
         rows = [
-            replace(suspect, score=round(float(score), 3))
-            for (suspect, _), score in zip(self._seen, scores, strict=True)
+            replace(
+                suspect,
+                mask=files[each.argmax() if len(files) > 1 else 0],
+                score=round(float(each.max()), 3),
+            )
+            for (suspect, files, _), each in zip(self._seen, scores, strict=True)
         ]
         return sorted(rows, key=lambda row: (-row.score, -row.share, row.image))
 
