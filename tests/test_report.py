@@ -298,6 +298,14 @@ def test_the_temperature_of_folds_is_told(tmp_path: Path) -> None:
     results.write_text(json.dumps(whole | {"model": whole["model"] | {"temperature": 1.5}}))
     words = "The logits of each model are divided by 1.5 before the mean."
     assert words in Page(write_report(results)).text
+    both = {
+        "model": whole["model"] | {"temperature": 1.5},
+        "tuned": {"temperature": 1.5, "gains": []},
+    }
+    results.write_text(json.dumps(whole | both))  # out of fold, where one model draws each image
+    page = Page(write_report(results)).text
+    assert words in page
+    assert "Logits are divided" not in page
 
 
 def test_problems_say_whether_the_file_was_used(tmp_path: Path) -> None:

@@ -233,10 +233,10 @@ def _threshold_words(results: Mapping[str, Any]) -> str:
     else:
         words = f"A pixel is {of} from a probability of {threshold:g} on."
     tuned = results.get("tuned", {})
-    if tuned.get("temperature", 1) != 1:
-        words = f"Logits are divided by {tuned['temperature']:g}. {words}"
-    if (each := results["model"].get("temperature", 1)) != 1:
+    if (each := results["model"].get("temperature", 1)) != 1:  # of folds: of theirs, once
         words = f"The logits of each model are divided by {each:g} before the mean. {words}"
+    elif tuned.get("temperature", 1) != 1:
+        words = f"Logits are divided by {tuned['temperature']:g}. {words}"
     for field, does in (
         ("smallest", "Objects of fewer pixels are removed"),
         ("holes", "Holes of up to so many pixels are filled"),
