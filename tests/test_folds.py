@@ -362,6 +362,25 @@ def test_a_finished_run_is_resumed_to_itself(run: Path, tmp_path: Path) -> None:
     same(copy, run)
 
 
+def test_what_changed_after_its_folds_were_done_is_refused(discs: Path, tmp_path: Path) -> None:
+    root, run = shutil.copytree(discs, tmp_path / "set"), tmp_path / "run"
+    train(root, run, folds=2, epochs=1)
+    mask, config = root / "masks" / "a1.png", run / "fold2" / "config.toml"
+    files, before = (mask, config), (mask.read_bytes(), config.read_bytes())
+    mask.write_bytes((root / "masks" / "a2.png").read_bytes())
+    contents = digests(run)
+    with pytest.raises(ConfigError, match="fold1: the data changed since this run was stopped"):
+        contorno.train(resume=run, workers=0)
+    mask.write_bytes(before[0])
+    config.write_text(config.read_text().replace("epochs = 1\n", "epochs = 3\n"))
+    with pytest.raises(ConfigError, match="fold2: the config changed since this run was stopped"):
+        contorno.train(resume=run, workers=0)
+    for file, old in zip(files, before, strict=True):
+        file.write_bytes(old)
+    assert digests(run) == contents
+    contorno.train(resume=run, workers=0)
+
+
 def test_a_plan_that_was_changed_is_refused(run: Path, discs: Path, tmp_path: Path) -> None:
     for text, words in (("{", "not as contorno wrote it"), ('{"folds": 3}', "not as contorno")):
         (tmp_path / "folds.json").write_text(text)

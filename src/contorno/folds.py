@@ -31,7 +31,14 @@ from contorno.model import Model, load
 from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
 from contorno.report import write_report
-from contorno.runfolder import files_of, locked, pairs_of, read_split
+from contorno.runfolder import (
+    digests_of,
+    files_of,
+    locked,
+    pairs_of,
+    read_split,
+    refuse_if_changed,
+)
 from contorno.signals import resumable
 from contorno.suspects import RULE, Suspicion, write_suspects
 from contorno.trainer import Trainer
@@ -174,6 +181,8 @@ def resume(run: Path, workers: int) -> Model:
         whole = read_again(
             run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers
         )
+        for fold in range(len(plan.spent)):
+            _refuse_if_changed(folder(run, fold), whole)
         say(f"Resuming {run}: {len(plan.spent)} of {len(plan.parts)} folds are done")
         before = plan.before + time.monotonic() - began  # to read them again is of the time, too
         plan = plan.model_copy(update={"before": round(before, 2)})  # written with the next fold
@@ -201,6 +210,21 @@ def read_plan(run: Path) -> Plan:
     if sorted(name for part in plan.parts for name in part) != sorted(plan.pairs):
         raise InputError(f"{run / PLAN}: its folds do not hold every pair once; restore it")
     return plan
+
+
+def _refuse_if_changed(place: Path, whole: Dataset) -> None:
+    """Raise if a fold that is done was trained on other data, or otherwise, than stands there now.
+
+    Args:
+        place: its run folder.
+        whole: all pairs of the run, decoded.
+    """
+    parts = read_split(place / "split.json")
+    training, validation = (
+        whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
+    )
+    now = digests_of(read_config(place / "config.toml"), training, validation)
+    refuse_if_changed(place, now, parts.get("begun", {}))
 
 
 def _others(plan: Plan, fold: int) -> list[str]:

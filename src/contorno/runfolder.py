@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from contorno.config import Config
 from contorno.data.dataset import Dataset
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.ensemble import PLAN
 from contorno.errors import ConfigError, InputError, Interrupted, Problem
-from contorno.files import TEMPORARY_PREFIX, storage_error, sweep, write_text
+from contorno.files import TEMPORARY_PREFIX, sha256, storage_error, sweep, write_text
 from contorno.progress import warn
 from contorno.signals import StopRequest, go_on
 
@@ -64,6 +65,34 @@ def write_split(
     parts["begun"] = dict(digests)
     left_out = {"problems": [problem.as_dict() for problem in problems]}
     write_text(run / "split.json", json.dumps(parts | left_out, indent=1))
+
+
+def digests_of(config: Config, training: Dataset, validation: Dataset) -> dict[str, str]:
+    """SHA-256 of what a run can be continued exactly with alone: its configuration and its data.
+
+    The same data may be named by another path, and what is tuned is decided after training.
+    """
+    values = config.model_dump(mode="json", exclude={"reasons", "data"})
+    del values["training"]["tune"]
+    labels = training.labels.model_dump_json(exclude={"note", "table"})
+    return {
+        "config": sha256(json.dumps(values, sort_keys=True).encode()),
+        "data": sha256(f"{training.digest()} {validation.digest()} {labels}".encode()),
+    }
+
+
+def refuse_if_changed(run: Path, now: Mapping[str, str], before: Mapping[str, Any]) -> None:
+    """Raise ConfigError if configuration or data of a run have other digests than before."""
+    fixes = {
+        "config": "undo the change to config.toml",
+        "data": "restore the files of split.json as they were",
+    }
+    for name, digest in now.items():
+        if before.get(name, digest) != digest:
+            raise ConfigError(
+                f"{run}: the {name} changed since this run was stopped, so it "
+                f"cannot be continued exactly; {fixes[name]}, or start a new run"
+            )
 
 
 @contextmanager

@@ -6,7 +6,6 @@ and a position. The order in which these things happen is `train`'s.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -38,8 +37,7 @@ from contorno.data.dataset import Dataset
 from contorno.doubt import familiar
 from contorno.engines import whole_image
 from contorno.engines.pytorch import PyTorchEngine, out_of_memory
-from contorno.errors import ConfigError, ModelFileError, TrainingError
-from contorno.files import sha256
+from contorno.errors import ModelFileError, TrainingError
 from contorno.finish import finish
 from contorno.hardware import Hardware, keep_memory, use
 from contorno.losses import loss_function, mse, targets
@@ -47,6 +45,7 @@ from contorno.metrics import mean_dice
 from contorno.models import EncoderUNet, Segmenter, build_network
 from contorno.muon import Muon
 from contorno.progress import warn
+from contorno.runfolder import digests_of, refuse_if_changed
 from contorno.runlog import LOG, trim_log
 from contorno.schedule import Position, learning_rate
 from contorno.signals import StopRequest
@@ -277,7 +276,7 @@ class Trainer:
         position.best_epoch = position.epoch + 1
         provenance = {
             "training": self.config.training.model_dump(mode="json"),
-            "data": _data_digest(self.training, self.validation),
+            "data": self.digests["data"],
             "training_images": len(self.training),
             "validation_images": len(self.validation),
             "epoch": position.best_epoch,
@@ -314,10 +313,7 @@ class Trainer:
     @property
     def digests(self) -> dict[str, str]:
         """Of configuration and data, without which a run cannot be continued exactly."""
-        return {
-            "config": _config_digest(self.config),
-            "data": _data_digest(self.training, self.validation),
-        }
+        return digests_of(self.config, self.training, self.validation)
 
     def restore(self, begun: Mapping[str, str] | None = None) -> None:
         """Continue from the newest whole state, or from the beginning if none was ever written.
@@ -331,13 +327,13 @@ class Trainer:
         """
         if not has_state(self.run / "state"):
             self._refuse_if_trained()
-            self._refuse_if_changed(begun or {})
+            refuse_if_changed(self.run, self.digests, begun or {})
             self.fetch()
             return
         tensors, meta, skipped = load_state(self.run / "state")
         for words in skipped:
             warn(words)
-        self._refuse_if_changed(meta)
+        refuse_if_changed(self.run, self.digests, meta)
         try:
             position = Position(**meta["position"])
         except TypeError:  # a run of another version had other fields
@@ -349,19 +345,6 @@ class Trainer:
         self.position = position
         trim_log(self.run / LOG, self.position.epoch)
 
-    def _refuse_if_changed(self, before: Mapping[str, Any]) -> None:
-        """Raise if configuration or data have other digests than before."""
-        fixes = {
-            "config": "undo the change to config.toml",
-            "data": "restore the files of split.json as they were",
-        }
-        for name, now in self.digests.items():
-            if before.get(name, now) != now:
-                raise ConfigError(
-                    f"{self.run}: the {name} changed since this run was stopped, so it "
-                    f"cannot be continued exactly; {fixes[name]}, or start a new run"
-                )
-
     def _refuse_if_trained(self) -> None:
         """Raise if a model or an epoch stands in the folder: a state was written before both."""
         model, log = self.run / "model.safetensors", self.run / LOG
@@ -372,19 +355,6 @@ class Trainer:
             f"{self.run / 'state'}: no state to resume from, though this run was trained before; "
             f"put the folder back, or start a new run with another --out{usable}"
         )
-
-
-def _config_digest(config: Config) -> str:
-    """SHA-256 of what decides the weights: the same data may be named by another path."""
-    values = config.model_dump(mode="json", exclude={"reasons", "data"})
-    del values["training"]["tune"]
-    return sha256(json.dumps(values, sort_keys=True).encode())
-
-
-def _data_digest(training: Dataset, validation: Dataset) -> str:
-    """SHA-256 of the decoded data and how it is parted."""
-    labels = training.labels.model_dump_json(exclude={"note", "table"})
-    return sha256(f"{training.digest()} {validation.digest()} {labels}".encode())
 
 
 def _optimizer(module: nn.Module, recipe: TrainingConfig) -> torch.optim.Optimizer:
