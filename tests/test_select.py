@@ -15,11 +15,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import EXACT, easy
+from making import EXACT, easy, read_all, save
 from PIL import Image
 
 import contorno
+from contorno.bench import _dice, _fastest
+from contorno.card import ModelCard
 from contorno.cli import main
+from contorno.config import NetworkConfig, Preprocessing
 from contorno.engines import artifacts, picture, select
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.int8 import quantised
@@ -448,9 +451,31 @@ def test_a_graph_that_cannot_be_quantised(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
 
 
-def test_eight_bits_that_lose_too_much_are_not_chosen() -> None:
-    from contorno.bench import _fastest
+class Brightness:
+    """Calls what is bright class 1, and nothing class 2."""
 
+    name, precision, tileable = "brightness", "32", True
+    preprocessing = Preprocessing(mean=(0.0,), std=(1.0,))
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        bright = (batch[..., 0] > 100).astype(np.float32)
+        return np.stack([1 - bright, bright, np.zeros_like(bright)], axis=1)
+
+
+def test_bench_scores_several_classes_as_train_does(tmp_path: Path) -> None:
+    """A small class weighs as much as a large one: 8 bits must not win by losing it."""
+    root = easy(tmp_path, 6)
+    for index, path in enumerate(sorted((root / "masks").iterdir())):
+        mask = np.asarray(Image.open(path)) // 255
+        mask[0, 0] = 2 * (index % 2)
+        save(path, mask)
+    dataset, engine = read_all(root), Brightness()
+    network = NetworkConfig(in_channels=1, out_channels=3, widths=(4, 8))
+    card = ModelCard(network=network, preprocessing=engine.preprocessing, labels=dataset.labels)
+    assert _dice(engine, card, dataset) == pytest.approx((1 + 0.5) / 2)
+
+
+def test_eight_bits_that_lose_too_much_are_not_chosen() -> None:
     def row(engine: str, ms: float, dice: float | None, agreement: float = 1.0) -> dict:
         return {"engine": engine, "ms": ms, "dice": dice, "agreement": agreement}
 

@@ -219,7 +219,7 @@ def _dice(engine: Engine, card: ModelCard, validation: Dataset | None) -> float 
     for index in range(0, len(validation), step):
         image, truth = validation.read(index)
         found = _mask(engine, card, image)
-        scores.append(image_score(truth, found, validation.labels)[0].counts.dice)
+        scores.append(image_score(truth, found, validation.labels)[0].dice)
     return float(np.mean(scores))
 
 
