@@ -48,6 +48,21 @@ def test_a_bar_on_a_terminal(
     assert "epoch done" in written
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
+def test_count_and_time_left_stand_whole_beside_a_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """What is said of each step gives way first, and stays in its line."""
+    monkeypatch.setattr(progress, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with bar("Training", 120_000, start=60_000) as advance:
+        advance("loss 0.3905  Dice 0.929  120.5 images/s", steps=0)
+    written = capsys.readouterr().out.rstrip()
+    assert "60000/120000 -:--:-- lo" in written
+    assert len(written.splitlines()) == 1
+    assert ("images/s" in written) == (columns >= 100)
+
+
 WORK = """
 import sys
 from contorno.progress import bar, labels_table, say, warn

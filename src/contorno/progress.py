@@ -11,12 +11,20 @@ from contextlib import contextmanager
 from typing import IO, Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
 from rich.text import Text
 
 _SCREENFUL = 12  # findings of one kind that are printed
 _NARROW = 70  # columns: in fewer, figures are folded; in more, they stay in one line
+_LONG_BAR = 120  # columns: in fewer, a progress bar is short
 
 
 class Advance(Protocol):
@@ -81,6 +89,18 @@ def printable(message: str) -> str:
     )
 
 
+class _Words(TextColumn):
+    """Words beside a bar, cut short where room lacks, so that count and time left are not."""
+
+    def __init__(self) -> None:
+        super().__init__("{task.fields[words]}", markup=False, table_column=Column())
+
+    def render(self, task: Task) -> Text:
+        words = super().render(task)
+        words.no_wrap, words.overflow = True, "ellipsis"
+        return words
+
+
 @contextmanager
 def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     """A progress bar with time left on a terminal; nothing elsewhere.
@@ -90,14 +110,15 @@ def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     if not is_terminal():
         yield lambda words="", *, steps=1, total=None: None
         return
+    console, whole = _Output(), Column(no_wrap=True)
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[words]}"),
+        BarColumn(40 if console.width >= _LONG_BAR else 10),
+        MofNCompleteColumn(table_column=whole),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=whole),
+        _Words(),
     )
-    with Progress(*columns, console=_Output()) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, completed=start, words="")
 
         def advance(words: str = "", *, steps: int = 1, total: int | None = None) -> None:
