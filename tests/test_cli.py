@@ -278,6 +278,25 @@ def test_check_prints_writes_and_ends_with_what_it_found(
     assert main(["check", *pairs]) == 2
 
 
+def test_check_writes_also_where_no_image_has_a_mask(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "masks").mkdir()
+    for index, mask in enumerate(sorted((data / "masks").iterdir())):
+        shutil.copy(mask, tmp_path / "masks" / f"other{index}.png")
+    pairs = [str(data / "images"), str(tmp_path / "masks")]
+    page, file = tmp_path / "check.html", tmp_path / "check.json"
+    page.write_text("of the last check")
+    assert main(["check", *pairs, "--json", str(file), "--page", str(page)]) == 2
+    assert "no mask here is named after an image" in capsys.readouterr().out
+    assert [one["kind"] for one in json.loads(file.read_text())["findings"]] == ["no-names"]
+    assert "no mask here is named after an image" in page.read_text()
+    assert main(["check", *pairs, "--json", "-"]) == 2
+    assert json.loads(capsys.readouterr().out)["good"] == 0
+    lonely = str(tmp_path / "masks" / "other0.png")
+    assert lonely in refused(["check", *pairs, "--json", lonely], capsys, code=2)
+
+
 @pytest.mark.parametrize("option", ["--json", "--page"])
 def test_check_replaces_no_image_or_mask(
     data: Path, capsys: pytest.CaptureFixture[str], option: str

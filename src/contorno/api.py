@@ -35,8 +35,9 @@ from contorno.reading import (
     Masks,
     check_result,
     endings,
-    find,
     folders,
+    match,
+    pictures_of,
     read_pairs,
     reading_of,
 )
@@ -292,7 +293,7 @@ def check(
         can be used; "sizes", "groups" and "suggestions".
 
     Raises:
-        InputError: not one image with a mask; or options that cannot work.
+        InputError: a folder that is missing or holds no image; or options that cannot work.
     """
     from contorno.check_page import write_page
     from contorno.data.check import check as look
@@ -311,10 +312,11 @@ def check(
         foreground=foreground,
         classes=classes,
     )
-    found = find(data)
-    used = {realpath(file) for pair in found.pairs for file in (*pair.images, *pair.masks)}
-    for file in (json, page):
-        if file is not None and realpath(file) in used:
+    found = match(data)
+    written = [file for file in (json, page) if file is not None]
+    pictures = pictures_of(data) if written else ()
+    for file in written:
+        if realpath(file) in pictures:
             raise ConfigError(f"{file}: one of the images or masks themselves; choose another name")
     with bar("Checking", len(found.pairs)) as advance:
         done = look(

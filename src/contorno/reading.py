@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from contorno.data.labels import Labels
 from contorno.data.pairs import Found, Pair, find_pairs
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.hardware import free_memory
+from contorno.images import EXTENSIONS
 from contorno.progress import bar, labels_table, say, warn
 from contorno.progress import size as in_bytes
 
@@ -69,21 +71,38 @@ def find(data: DataConfig) -> Found:
     Raises:
         InputError: there is none.
     """
+    found = match(data)
+    if not found.pairs:
+        raise InputError("no image has a mask", found.problems)
+    return found
+
+
+def match(data: DataConfig) -> Found:
+    """The same, also where no image has a mask; the problems say why."""
     masks: Any = data.masks
     if isinstance(masks, dict):
         masks = {name: Path(folder) for name, folder in masks.items()}
     elif masks is not None:
         masks = Path(masks)
-    found = find_pairs(
+    return find_pairs(
         Path(data.images),
         masks,
         suffix=data.suffix,
         files=Path(data.files) if data.files else None,
         channels=data.channels,
     )
-    if not found.pairs:
-        raise InputError("no image has a mask", found.problems)
-    return found
+
+
+def pictures_of(data: DataConfig) -> set[str]:
+    """Real paths of the images and masks in the folders of `data`, paired or not."""
+    masks = data.masks.values() if isinstance(data.masks, dict) else [data.masks]
+    folders_ = [Path(folder) for folder in (data.images, *masks) if folder is not None]
+    return {
+        realpath(path)
+        for folder in folders_
+        for path in folder.iterdir()
+        if path.suffix.lower() in EXTENSIONS
+    }
 
 
 def reading_of(data: DataConfig, *, upright: bool | None = None) -> Reading:
