@@ -124,6 +124,51 @@ def test_a_suffix_that_is_not_known_is_named(tmp_path: Path, ending: str) -> Non
         find_pairs(together)
 
 
+@pytest.mark.parametrize(
+    ("endings", "mask", "option"),
+    [
+        (["_0000"], "", "_0000"),  # nnU-Net
+        (["_0000", "_0001", "_0002"], "", "_0000,_0001,_0002"),
+        ([".ome"], "", ".ome"),
+        (["_img"], "_masks", "_img"),  # Cellpose
+        ([f"_t{time}" for time in range(9)], "", ""),  # a series, and one mask for all of it
+    ],
+)
+def test_endings_of_images_that_would_pair_are_named(
+    tmp_path: Path, endings: list[str], mask: str, option: str
+) -> None:
+    for index in range(3):
+        for ending in endings:
+            touch(tmp_path / "images", f"p{index}{ending}.png")
+        touch(tmp_path / "masks", f"p{index}{mask}.png")
+    found = find_pairs(tmp_path / "images", tmp_path / "masks")
+    (problem,) = found.problems
+    assert not found.pairs
+    assert problem.kind == "no-names"
+    assert ("--channels" in problem.fix) == bool(option)
+    assert f"--channels {option}," in problem.fix or not option
+    if option:
+        channels = option.split(",")
+        assert (
+            len(find_pairs(tmp_path / "images", tmp_path / "masks", channels=channels).pairs) == 3
+        )
+
+
+def test_endings_of_images_in_one_folder_are_named(tmp_path: Path) -> None:
+    for index in range(3):
+        touch(tmp_path, f"x{index}_img.png", f"x{index}_masks.png")
+    with pytest.raises(InputError, match="--channels _img"):
+        find_pairs(tmp_path)
+    found = find_pairs(tmp_path, channels=["_img"])
+    assert [(pair.name, pair.mask.name) for pair in found.pairs] == [
+        (f"x{index}", f"x{index}_masks.png") for index in range(3)
+    ]
+    for index in range(3):
+        touch(tmp_path, f"x{index}_flows.png")  # which of them are channels, nobody knows
+    with pytest.raises(InputError, match="or --suffix"):
+        find_pairs(tmp_path)
+
+
 def test_strange_names_in_one_folder_hide_no_lonely_files_of_another(tmp_path: Path) -> None:
     images = touch(tmp_path / "i", "a.png", "b.png", "c.png")
     cells = touch(tmp_path / "cells", "a.png", "b.png", "orphan.png")

@@ -30,6 +30,7 @@ SUFFIXES = (
     "_Mask",
 )
 _SAMPLE = 60  # stems that a suffix is looked for in
+_CHANNELS = 8  # endings of images: more are moments of a series, and no channels
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,10 @@ def find_pairs(
     folders = [masks] if isinstance(masks, Path) else list((masks or {}).values())
     together = not folders or folders[0].resolve() == images.resolve()
     if together:
-        suffix = suffix or _guess_suffix(entries, entries)
+        names = {s.removesuffix(c): None for s in entries for c in channels if s.endswith(c)}
+        suffix = suffix or _guess_suffix(names or entries, entries)
         if suffix is None:
-            ending = _common_ending(entries, entries)
-            raise InputError(
-                f"{images}: one folder was given, but no stem ends in a suffix that marks masks "
-                f"({', '.join(SUFFIXES[:5])} ...). Give the folder of masks too, or --suffix"
-                + (f" {quote(ending)}" if ending else "")
-            )
+            raise InputError(_no_suffix(images, entries))
         mask_files = [{s: p for s, p in entries.items() if s.endswith(suffix)}]
         entries = {s: p for s, p in entries.items() if not s.endswith(suffix)}
         folders = [images]
@@ -126,7 +123,7 @@ def find_pairs(
     mask_files = [_same_but_for_case(pictures, by_stem, suffix, problems) for by_stem in mask_files]
     wanted = wanted_stems(files, pictures, problems) if files else set(pictures)
     strange = {
-        folder: _strangers(folder, pictures, by_stem)
+        folder: _strangers(folder, pictures, by_stem, channels)
         for folder, by_stem in zip(folders, mask_files, strict=True)
         if files is None
         and min(len(pictures), len(by_stem)) > 1
@@ -211,16 +208,59 @@ def _common_ending(images: Iterable[str], masks: Collection[str]) -> str | None:
     return ending if 3 * count >= len(some) else None
 
 
-def _strangers(folder: Path, images: Mapping[str, object], masks: Mapping[str, Path]) -> Problem:
+def _channel_endings(images: Iterable[str], masks: Collection[str]) -> list[str]:
+    """What the stems of images have after a mask's, if it is the same for a third of the masks."""
+    rests: dict[str, set[str]] = defaultdict(set)
+    for stem in images:
+        for cut in range(1, len(stem)):
+            if not stem[cut].isalnum() and stem[:cut] in masks:
+                rests[stem[:cut]].add(stem[cut:])
+    found = Counter(frozenset(endings) for endings in rests.values())
+    endings, count = max(found.items(), key=lambda item: item[1], default=(frozenset(), 0))
+    return sorted(endings) if 3 * count >= len(masks) and len(endings) <= _CHANNELS else []
+
+
+def _no_suffix(folder: Path, stems: Collection[str]) -> str:
+    """Why one folder cannot be parted into images and masks, and the option that would do it."""
+    for suffix in SUFFIXES:  # x_masks beside x_img
+        names = {stem.removesuffix(suffix) for stem in stems if stem.endswith(suffix)}
+        others = [stem for stem in stems if not stem.endswith(suffix)]
+        if names and len(endings := _channel_endings(others, names)) == 1:
+            return (
+                f"{folder}: the stems of the masks end in {suffix}, and those of the images in "
+                f"{endings[0]}: train with --channels {quote(endings[0])}"
+            )
+    ending = _common_ending(stems, stems)
+    return (
+        f"{folder}: one folder was given, but no stem ends in a suffix that marks masks "
+        f"({', '.join(SUFFIXES[:5])} ...). Give the folder of masks too, or --suffix"
+        + (f" {quote(ending)}" if ending else "")
+    )
+
+
+def _strangers(
+    folder: Path,
+    images: Mapping[str, object],
+    masks: Mapping[str, Path],
+    channels: Sequence[str],
+) -> Problem:
     """What is wrong with all names at once, where no mask is named after any image."""
-    ending = _common_ending(images, masks)
+    fix = "rename the masks after their images"
+    if ending := _common_ending(images, masks):
+        fix = f"add --suffix {quote(ending)}"
+    elif not channels:
+        for suffix in ("", *SUFFIXES):
+            names = {stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
+            if names and (endings := _channel_endings(images, names)):
+                fix += f", or train with --channels {quote(','.join(endings))}, in which those end"
+                break
     first, *_ = sorted(masks)
     return Problem(
         str(folder),
         f"no mask here is named after an image: the first image is {min(images)}, the first mask "
         f"{first}",
         "the stem of the image for its mask, or that with one ending",
-        f"add --suffix {quote(ending)}" if ending else "rename the masks after their images",
+        fix,
         "no-names",
     )
 
