@@ -469,6 +469,7 @@ def test_channels_in_files_of_their_own(tmp_path: Path) -> None:
         ["b_dapi.tif", "b_gfp.tif"],
     ]
     assert len(problems) == 2
+    assert any("train with its ending" in p.fix for p in problems)  # predict has no such option
 
 
 def test_a_folder_of_masks_for_each_class(tmp_path: Path) -> None:

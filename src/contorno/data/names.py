@@ -244,7 +244,7 @@ def channel_files(
             str(path),
             "a stem that ends in none of the channels",
             f"one of {', '.join(channels)}",
-            "rename the file, or give its ending in --channels",
+            "rename the file, or train with its ending in --channels",
             "channel-missing",
         )
         for path in stray
