@@ -37,7 +37,7 @@ class Decoded:
         palette: (K, 3 or 4) uint8 colours that the values of `array` point to, if it has some.
         alpha: whether the last channel says how opaque a pixel is.
         orientation: of the EXIF data, 1 to 8; not applied.
-        notes: "ink" where CMYK became RGB.
+        notes: "ink" where CMYK became RGB, "negative" where 0 was white.
     """
 
     array: Array

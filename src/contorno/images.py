@@ -45,7 +45,7 @@ class Picture:
         array: (H, W, C), C = 1 for grey, in the file's own type.
         orientation: of the EXIF data, 1 to 8 (1 when there is none); not applied.
         format: "PNG", "JPEG", "TIFF", "BMP", "GIF" or "WEBP".
-        notes: what was done to it: "ink" when CMYK was converted.
+        notes: what was done to it; as of `Decoded`.
     """
 
     array: Array
@@ -66,6 +66,7 @@ class RawMask:
         coloured: whether the file has channels of colour, also where they are equal everywhere.
         unit: 0 for whole numbers, else what 1 became of a mask of floats from 0 to 1: 255 where it
             has soft edges, 1 where it holds only 0 and 1, which may number classes.
+        negative: whether the file has 0 for white; the values are those of 0 for black.
     """
 
     values: Array
@@ -74,6 +75,7 @@ class RawMask:
     format: str = ""
     coloured: bool = False
     unit: int = 0
+    negative: bool = False
 
 
 def read_picture(path: Path, *, pages: bool = False) -> Picture:
@@ -213,7 +215,8 @@ def read_raw_mask(path: Path) -> RawMask:
     if array.shape[2] == 3 and not _is_grey(array):
         return RawMask(_pack_colours(path, array), "colour", (), found.format)
     values, unit = _integers(path, np.ascontiguousarray(array[:, :, 0]))
-    return RawMask(values, format=found.format, coloured=array.shape[2] == 3, unit=unit)
+    coloured, negative = array.shape[2] == 3, "negative" in found.notes
+    return RawMask(values, "grey", (), found.format, coloured, unit, negative)
 
 
 def _decode_mask(path: Path) -> Decoded:

@@ -262,7 +262,7 @@ def _stack(layout: _Layout, data: bytes) -> Decoded:
         palette if indexed else None,
         alpha=count == 1 and _has_alpha(page),
         orientation=valid_orientation(page.tags.valueof(274)),
-        notes=("ink",) if _is_ink(page) else (),
+        notes=("ink",) if _is_ink(page) else ("negative",) if _is_negative(page) else (),
     )
 
 
@@ -295,7 +295,7 @@ def _light(page: Any, raw: Array) -> Array:
     if page.photometric == 0 and planes.dtype.kind == "b":  # MinIsWhite
         # What tifffile writes for an array of bool, although its True is meant to be 1.
         return planes if page.software == "tifffile.py" else np.asarray(~planes)
-    if page.photometric == 0 and planes.dtype.kind == "u" and isinstance(page.bitspersample, int):
+    if _is_negative(page):
         return np.asarray(planes.dtype.type(2**page.bitspersample - 1) - planes)
     if page.photometric == 3 and planes.dtype.kind == "b":  # indices of a palette of two
         return planes.view(np.uint8)
@@ -311,6 +311,12 @@ def _tiff_palette(page: Any) -> Array | None:
         return None
     wide = colours.max() > 255  # some programs write 8 bits into the 16
     return np.ascontiguousarray((colours.T >> 8 if wide else colours.T).astype(np.uint8))
+
+
+def _is_negative(page: Any) -> bool:
+    """Whether whole numbers of several bits are stored with 0 for white."""
+    deep = page.dtype.kind == "u" and isinstance(page.bitspersample, int)
+    return bool(page.photometric == 0 and deep)
 
 
 def _is_ink(page: Any) -> bool:

@@ -31,7 +31,7 @@ KINDS = (
         constant-image other-range
         size-mismatch transposed-size other-coding undeclared-value not-whole one-value not-labels
         inverted class-missing class-not-in-validation identical-masks mask-equals-image
-        all-ignored instance-ids mixed-kinds both-vary mixed-palette
+        all-ignored instance-ids mixed-kinds both-vary mixed-palette mixed-lut
         duplicate-image near-duplicate other-mask leak one-image"""
     )
 )

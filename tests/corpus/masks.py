@@ -107,6 +107,7 @@ def repeated(seed: int) -> Array:
     return binary(seed)[..., None].repeat(3, 2)
 
 
+INVERTING = tiff(binary(ODD), photometric="miniswhite")
 HALVES = steps(pairs(mask=two(0, 1), count=3), pairs(count=3, first=3))
 
 CODINGS = [
@@ -129,6 +130,11 @@ CODINGS = [
                 "{0,65535}": masks(two(0, 65535, np.uint16)),
             },
             good=5,
+        ),
+        used(
+            "mixed-lut",
+            {"one by ImageJ's inverting LUT": mask(INVERTING, end=".tif")},
+            says=("odd", "0 for white"),
         ),
         refused("other-coding", {"{0,1} among {0,255}": mask(two(0, 1)(ODD))}, "odd 1 255"),
         refused("other-coding", {"{0,100} among {0,255}": mask(two(0, 100)(ODD))}, "odd 100 255"),

@@ -298,6 +298,7 @@ def _codings(good: Good, labels: Labels) -> Iterator[Problem]:
         place = str(good[0][0].masks[layer].parent)
         seen = gather([facts.masks[layer] for _, facts in good])
         others = [v for v in seen.counts if v not in dict(part.lookup)]
+        yield from _negatives(good, layer)
         if part.others == "foreground" and not part.asked:
             yield Problem(
                 place,
@@ -329,6 +330,24 @@ def _codings(good: Good, labels: Labels) -> Iterator[Problem]:
                 f'nothing, or name it if it is a class: --classes "...,name={part.ignored[0]}"',
                 "ignored",
                 "note",
+            )
+
+
+def _negatives(good: Good, layer: int) -> Iterator[Problem]:
+    """TIFFs with 0 for white among others: by ImageJ's inverting LUT objects are 255 and black."""
+    negative = [facts.masks[layer].negative for _, facts in good]
+    if all(negative):
+        return
+    for pair, facts in good:
+        if facts.masks[layer].negative:
+            yield Problem(
+                str(pair.masks[layer]),
+                "stored with 0 for white (an inverting LUT), as other masks are not",
+                "masks stored alike: its values are turned round, so that white is 255",
+                "look whether its objects are white, as in the others; if not, invert its LUT in "
+                "ImageJ and save it",
+                "mixed-lut",
+                "warning",
             )
 
 

@@ -50,7 +50,8 @@ class MaskFacts:
         near: pixels of all others, by the remembered value that is nearest to theirs.
         solid, between: how many of them are solid, or between; empty for masks of two values.
         numbered: whether its values look like numbers of objects: several, each in one piece.
-        kind, palette, coloured, unit: as `RawMask`, or as it is read beside the others of its set.
+        kind, palette, coloured, unit, negative: as `RawMask`, or as it is read beside the others of
+            its set.
     """
 
     counts: Counts
@@ -62,6 +63,7 @@ class MaskFacts:
     palette: tuple[int, ...]
     coloured: bool
     unit: int
+    negative: bool
 
     @property
     def rest(self) -> int:
@@ -96,6 +98,7 @@ def look_at(mask: RawMask) -> MaskFacts:
         mask.palette,
         mask.coloured,
         mask.unit,
+        mask.negative,
     )
 
 
