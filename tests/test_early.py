@@ -47,7 +47,17 @@ def test_a_time_for_hardly_a_step() -> None:
 def test_few_validation_images(tmp_path: Path) -> None:
     (words,) = about_parts(*parts(pairs(tmp_path, [100.0] * 12), 3))
     assert "3 image(s)" in words
-    assert "--validation" in words
+    assert "(--validation 0.5)" in words
+
+
+def test_few_validation_images_that_no_share_makes_enough(tmp_path: Path) -> None:
+    few = parts(pairs(tmp_path, [100.0] * 8), 2)
+    (words,) = about_parts(*few)
+    assert "--validation" not in words
+    assert "(--folds 5)" in words
+    (words,) = about_parts(*few, fold=True)  # which take no --validation
+    assert "--" not in words
+    assert "the score of all folds" in words
 
 
 def test_a_validation_part_of_other_light(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ run, or its first minute, is over: whether the loss stands still, or masks come 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -35,13 +36,18 @@ def about_time(steps: int) -> list[str]:
     ]
 
 
-def about_parts(training: Dataset, validation: Dataset) -> list[str]:
-    """Sentences on a validation part that tells little, or of something else."""
+def about_parts(training: Dataset, validation: Dataset, *, fold: bool = False) -> list[str]:
+    """Sentences on a validation part that tells little, or of something else.
+
+    Args:
+        training, validation: the two parts.
+        fold: whether the validation part is one fold of several.
+    """
     words = []
     if len(validation) < _FEW:
         words.append(
             f"Validation has {len(validation)} image(s), too few to tell a good model from a lucky "
-            "one: read its Dice with care, or give it more (--validation 0.3)."
+            f"one: {_remedy(len(training) + len(validation), fold=fold)}."
         )
     theirs = _properties(validation)
     unlike = [
@@ -56,6 +62,16 @@ def about_parts(training: Dataset, validation: Dataset) -> list[str]:
             "the model; if that is not meant, leave the choice to contorno."
         )
     return words
+
+
+def _remedy(pairs: int, *, fold: bool) -> str:
+    """What to do about a validation part of fewer than `_FEW` of so many pairs."""
+    if fold:
+        return "look at the score of all folds instead"
+    share = math.ceil(100 * _FEW / pairs) / 100
+    if share <= 0.5:
+        return f"read its Dice with care, or give it more (--validation {share:g})"
+    return f"read its Dice with care, or let each image validate once (--folds {min(pairs, 5)})"
 
 
 def _more(training: Array, validation: Array) -> float | None:

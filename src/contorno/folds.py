@@ -281,6 +281,7 @@ def _train_fold(
             rule=plan.rule,
             groups=plan.groups,
             workers=workers,
+            fold=True,
         )
     finish(trainer, _problems(plan), workers=workers, title=title)
     spent = trainer.spent

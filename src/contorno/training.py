@@ -159,6 +159,7 @@ def begin(
     rule: str,
     groups: Mapping[str, str] | None,
     workers: int,
+    fold: bool = False,
 ) -> Trainer:
     """Fit a new run to its time, make its folder, and say what is going to happen.
 
@@ -166,6 +167,7 @@ def begin(
         trainer: new.
         problems, rule, groups: see `write_split`.
         workers: threads that prepare batches.
+        fold: whether it is one of several folds.
     """
     trainer, run = _plan(trainer, workers), trainer.run
     trainer.fetch()
@@ -179,7 +181,7 @@ def begin(
         groups=groups,
     )
     trainer.config.write(run / "config.toml")  # last: it makes this a run folder
-    _announce(trainer)
+    _announce(trainer, fold=fold)
     return trainer
 
 
@@ -304,7 +306,7 @@ def _tune(trainer: Trainer) -> None:
         say(line)
 
 
-def _announce(trainer: Trainer) -> None:
+def _announce(trainer: Trainer, *, fold: bool) -> None:
     recipe, network = trainer.config.training, trainer.config.network
     parts = f"{len(trainer.training)} images for training, {len(trainer.validation)} for validation"
     length = f"{recipe.epochs} epochs of {recipe.steps_per_epoch} steps"
@@ -320,5 +322,5 @@ def _announce(trainer: Trainer) -> None:
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
     short = about_time(recipe.epochs * recipe.steps_per_epoch) if recipe.time else []
-    for sentence in [*short, *about_parts(trainer.training, trainer.validation)]:
+    for sentence in [*short, *about_parts(trainer.training, trainer.validation, fold=fold)]:
         warn(sentence)
