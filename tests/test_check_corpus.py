@@ -194,6 +194,16 @@ def test_nothing_usable_suggests_nothing_else(tmp_path: Path) -> None:
     assert words.startswith("Nothing can be trained on yet")
 
 
+def test_one_pair_is_not_said_to_be_left_out(tmp_path: Path) -> None:
+    """It can be used, but not alone."""
+    save(tmp_path / "i" / "p.png", np.arange(1024, dtype=np.uint8).reshape(32, 32))
+    save(tmp_path / "m" / "p.png", np.eye(32, dtype=np.uint8) * 255)
+    result = api.check(tmp_path / "i", tmp_path / "m")
+    assert [finding["kind"] for finding in result["findings"]] == ["one-image"]
+    (words,) = result["suggestions"]
+    assert words.startswith("Nothing can be trained on yet")
+
+
 def test_cases_have_names_of_their_own_and_known_kinds() -> None:
     assert len(BY_NAME) == len(CASES)
     assert all(case.kinds | case.also <= KINDS for case in CASES)

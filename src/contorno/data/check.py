@@ -372,7 +372,7 @@ def suggestions(done: Checked) -> list[str]:
     """What to do next, the most important first."""
     kinds = Counter(f.kind for f in done.findings if f.severity != "note")
     words = []
-    if not done.good or done.labels is None:
+    if not done.good or done.labels is None or kinds["one-image"]:
         return ["Nothing can be trained on yet: mend the errors above and check again."]
     if errors := sum(f.severity == "error" for f in done.findings):
         words.append(
