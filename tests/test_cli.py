@@ -297,6 +297,33 @@ def test_check_writes_also_where_no_image_has_a_mask(
     assert lonely in refused(["check", *pairs, "--json", lonely], capsys, code=2)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "MODEL", "IMAGES", "--out", ""],
+        ["predict", "MODEL", "IMAGES", "--out="],
+        ["predict", "MODEL", "", "--out", "drawn"],
+        ["check", "", "MASKS"],
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(
+    data: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+) -> None:
+    """As scripts give it whose variable is not set."""
+    here = shutil.copytree(data / "images", tmp_path / "here")
+    monkeypatch.chdir(here)
+    before = digests(here)
+    real = {"MODEL": model, "IMAGES": data / "images", "MASKS": data / "masks"}
+    said = refused([str(real.get(word, word)) for word in words], capsys, code=2)
+    assert "an empty argument" in said
+    assert digests(here) == before
+
+
 @pytest.mark.parametrize("option", ["--json", "--page"])
 def test_check_replaces_no_image_or_mask(
     data: Path, capsys: pytest.CaptureFixture[str], option: str

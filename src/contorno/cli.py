@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Literal
 
 from cyclopts import App, Group, Parameter, Token
 
 from contorno import __version__
-from contorno.errors import ContornoError
+from contorno.errors import ConfigError, ContornoError
 
 app = App(
     name="contorno",
@@ -67,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
+        _refuse_empty(words)
         result = app(words, exit_on_error=False, result_action="return_value")
         return result if isinstance(result, int) else 0
     except ContornoError as error:
@@ -87,6 +89,17 @@ def main(arguments: list[str] | None = None) -> int:
             "Run the command again with --debug and report what it prints."
         )
         return 1
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """An empty path would mean the current folder: to read all of it, or to write into it."""
+    for at, word in enumerate(words):
+        if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
+            where = f" after {words[at - 1]}" if at and not word else ""
+            raise ConfigError(
+                f"an empty argument{where}: {' '.join(quote(one) for one in words)}\n"
+                "Is a variable of your script not set? The current folder is ."
+            )
 
 
 def _say_why(message: str) -> None:
@@ -599,8 +612,6 @@ def _folders(masks: list[str] | None) -> str | dict[str, str] | None:
     """A folder, or with NAME=FOLDER several."""
     if not masks or (len(masks) == 1 and ("=" not in masks[0] or Path(masks[0]).is_dir())):
         return masks[0] if masks else None
-    from contorno.errors import ConfigError
-
     named = dict(mask.partition("=")[::2] for mask in masks)
     if len(named) < len(masks) or not all(named.values()) or any("/" in n for n in named):
         raise ConfigError(
@@ -613,8 +624,6 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     """Whole numbers of "32,64,128"."""
     if text is None:
         return None
-    from contorno.errors import ConfigError
-
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
