@@ -10,7 +10,10 @@ from PIL import Image
 from contorno.resample import resize
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 48), (16, 16), (100, 20), (1, 1), (64, 96)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(32, 48), (16, 16), (100, 20), (1, 1), (1, 96), (64, 1), (40, 1), (64, 96)],
+)
 def test_resize_is_pillow_s_bilinear(height: int, width: int) -> None:
     picture = np.random.default_rng(0).random((64, 96), dtype=np.float32)
     smaller = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)

@@ -15,4 +15,6 @@ def resize(x: Tensor, height: int, width: int, *, mode: str = "bilinear") -> Ten
         return x
     if mode != "bilinear":
         return F.interpolate(x, (height, width), mode=mode)
+    if width == 1 < height:  # PyTorch 2.13 repeats the first row there, but not the first column
+        return resize(x.mT.contiguous(), width, height).mT
     return F.interpolate(x, (height, width), mode=mode, align_corners=False, antialias=True)
