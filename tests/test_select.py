@@ -270,6 +270,20 @@ def test_where_the_model_cannot_be_written_beside(
         _ = made_of(tmp_path).folder
 
 
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    artifacts = made_of(tmp_path)
+    assert artifacts.folder == tmp_path / "model.engines" / ("a" * 16)
+    shutil.rmtree(tmp_path / "model.engines")
+    (tmp_path / "model.engines").write_text("a file stands where the folder would")
+    with pytest.raises(StorageError, match="cannot be written"):
+        _ = made_of(tmp_path).folder
+
+
 def test_auto_without_a_place_for_files(
     run: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

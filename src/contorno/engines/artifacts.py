@@ -44,8 +44,11 @@ class Artifacts:
         key = self.digest[:16]
         stem = self.model.stem if self.model.suffix == ".safetensors" else self.model.name
         beside = self.model.with_name(f"{stem}.engines")
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "contorno"
-        for folder in (beside / key, home / key):
+        places = [beside / key]
+        with contextlib.suppress(RuntimeError):  # a user without a home, as in some containers
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            places.append(cache / "contorno" / key)
+        for folder in places:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
