@@ -166,6 +166,18 @@ def test_a_model_in_use_can_be_sent_to_another_process(run: Path, data: Path, en
         assert np.array_equal(copied.probabilities(image), probabilities)
 
 
+@pytest.mark.parametrize("engine", ["pytorch", "openvino"])
+def test_a_model_file_that_is_replaced_is_not_mixed(tmp_path: Path, engine: str) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = model_file(tmp_path / "model.safetensors", image)
+    model = contorno.load(path, device="cpu", precision="32", engine=engine)
+    model_file(path, image, seed=1)
+    with pytest.raises(ModelFileError, match="replaced since it was loaded; load it again"):
+        model.predict(image)
+
+
 def test_files_come_out_as_the_masks_went_in(run: Path, data: Path, tmp_path: Path) -> None:
     outcome = contorno.predict(run, data / "images", out=tmp_path, device="cpu", precision="32")
     assert len(outcome.written) == 8

@@ -426,6 +426,24 @@ def test_convert_and_load_give_the_same_model(
     assert out.read_bytes() == kept
 
 
+@pytest.mark.parametrize("engine", ["pytorch", "openvino", "onnxruntime"])
+def test_a_checkpoint_that_is_saved_again(tmp_path: Path, engine: str) -> None:
+    if engine != "pytorch":
+        pytest.importorskip(engine)
+    path, image = tmp_path / "unet.pth", picture()
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        reference = shaken(R2(3, 1, WIDTHS))
+        saved(tmp_path, reference.state_dict())
+        found.append((contorno.load(path, precision="32", engine=engine), reference))
+    found.append((contorno.load(path, precision="32", engine=engine), reference))
+    for model, reference in found:
+        with torch.no_grad():
+            expected = reference(batch(image))[0, 0].numpy()
+        np.testing.assert_allclose(model.probabilities(image), expected, rtol=0, atol=1e-4)
+
+
 def test_convert_leaves_the_checkpoint_and_its_names_alone(tmp_path: Path) -> None:
     path = saved(tmp_path, r2().state_dict())
     copy = saved(tmp_path, r2().state_dict(), "unet.ckpt")

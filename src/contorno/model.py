@@ -51,6 +51,7 @@ class Model:
 
     Attributes:
         card, hardware, path: as given.
+        sha256: of the file.
     """
 
     def __init__(
@@ -63,16 +64,24 @@ class Model:
         segmenter: Segmenter | None = None,
     ) -> None:
         self.card, self.hardware, self.path = card, hardware, path
+        self.sha256 = sha256(path.read_bytes())
         self._engine, self._segmenter = engine, segmenter
 
     @cached_property
     def segmenter(self) -> Segmenter:
-        """The network with its preprocessing, in eval mode."""
+        """The network with its preprocessing, in eval mode.
+
+        Raises:
+            ModelFileError: the file is not the one any more that the card came from.
+        """
         if self._segmenter is not None:
             return self._segmenter
         from contorno.checkpoint import load_model
 
-        return load_model(self.path)[0]
+        segmenter = load_model(self.path)[0]
+        if sha256(self.path.read_bytes()) != self.sha256:
+            raise ModelFileError(f"{self.path}: was replaced since it was loaded; load it again")
+        return segmenter
 
     @cached_property
     def source(self) -> Source:
@@ -104,11 +113,6 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """What a copy in another process is made of: it opens an engine of its own."""
         return {key: value for key, value in vars(self).items() if key not in ("engine", "source")}
-
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the file."""
-        return sha256(self.path.read_bytes())
 
     def about(self) -> dict[str, Any]:
         """What results say of the model."""
