@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, 
 from contorno.errors import ConfigError, ContornoError, ModelFileError, StorageError
 from contorno.hardware import Hardware
 from contorno.model import Model
+from contorno.normalise import normaliser
 from contorno.resample import resize
 
 BF16 = Hardware("cpu", "bf16-mixed", "CPU, bfloat16")
@@ -462,6 +464,42 @@ def test_a_graph_that_cannot_be_quantised(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ContornoError, match=r"model.xml: nncf could not make an 8-bit form"):
         quantised(tmp_path / "model.xml", tmp_path, source(run).card, [picture])
     assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
+
+
+def test_bench_goes_on_without_8_bits(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+
+    def fails(*_: object) -> None:
+        raise ContornoError("nncf could not do it")
+
+    monkeypatch.setattr(import_module("contorno.bench"), "quantise", fails)
+    found = contorno.bench(run, rounds=1, device="cpu")
+    assert found["left_out"]["openvino-int8"] == "nncf could not do it"
+
+
+def test_8_bits_see_tiles_of_pictures_that_are_drawn_in_tiles(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def instead(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        with np.load(Path(command[-1]) / "pictures.npz") as file:
+            seen.extend(file.values())
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", instead)
+    monkeypatch.setattr("contorno.engines.int8.TILE", 16)
+    monkeypatch.setattr("contorno.engines.int8.WHOLE", 32 * 32)
+    card = source(run).card
+    large, small = ((edge, edge, card.network.in_channels) for edge in (66, 32))
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, shape, dtype=np.uint8) for shape in (large, small, large)]
+    quantised(tmp_path / "model.xml", tmp_path, card, pictures)
+    assert [values.shape[1] for values in seen] == [16] * 21 + [32] + [16] * 21
+    whole = normaliser(pictures[0], card.preprocessing)(pictures[0])
+    places = np.lib.stride_tricks.sliding_window_view(whole[..., 0], (16, 16))
+    for values in seen[:21]:
+        assert (places == values[0, ..., 0]).all(axis=(2, 3)).sum() == 1
 
 
 class Brightness:

@@ -29,7 +29,7 @@ from contorno.engines.select import (
     quantise,
     write_bench,
 )
-from contorno.errors import ConfigError, InputError
+from contorno.errors import ConfigError, ContornoError, InputError
 from contorno.evaluate import image_score
 from contorno.finish import finish
 from contorno.hardware import Hardware, cores
@@ -74,10 +74,7 @@ def bench(
         pictures = [_noise(card, size)]
     else:
         pictures = [calibration.read(i)[0] for i in range(min(len(calibration), _CALIBRATED))]
-    if calibration is not None and not missing_for("openvino-int8"):
-        for source in sources:
-            quantise(source, pictures)
-    engines, left_out = _open(model, int8=calibration is not None)
+    engines, left_out = _open(model, _no_8_bits(sources, None if calibration is None else pictures))
     times = _times(engines, pictures[0], rounds)
     peak = measure_peak(hardware)
     operations = sum(flop(source, *pictures[0].shape[:2]) for source in sources)
@@ -171,7 +168,21 @@ def _times(engines: dict[str, Engine], picture: Array, rounds: int) -> dict[str,
     return times
 
 
-def _open(model: Model, *, int8: bool) -> tuple[dict[str, Engine], dict[str, str]]:
+def _no_8_bits(sources: Sequence[Source], pictures: Sequence[Array] | None) -> str:
+    """Make the 8-bit form of every model; why there is none, or nothing."""
+    if pictures is None:
+        return "needs images and masks: contorno bench MODEL IMAGES MASKS"
+    if missing_for("openvino-int8"):
+        return ""  # which is said of any engine
+    try:
+        for source in sources:
+            quantise(source, pictures)
+    except ContornoError as error:
+        return str(error)
+    return ""
+
+
+def _open(model: Model, no_8_bits: str) -> tuple[dict[str, Engine], dict[str, str]]:
     """All engines that can run here, and why the others cannot."""
     engines: dict[str, Engine] = {}
     left_out: dict[str, str] = {}
@@ -180,8 +191,8 @@ def _open(model: Model, *, int8: bool) -> tuple[dict[str, Engine], dict[str, str
             left_out[name] = f"{missing[0]} is not installed: {missing[1]}"
         elif name != "pytorch" and model.hardware.accelerator != "cpu":
             left_out[name] = "runs on the CPU only"
-        elif name == "openvino-int8" and not int8:
-            left_out[name] = "needs images and masks: contorno bench MODEL IMAGES MASKS"
+        elif name == "openvino-int8" and no_8_bits:
+            left_out[name] = no_8_bits
         else:
             engines[name] = model.open(name)
     return engines, left_out

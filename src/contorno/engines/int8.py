@@ -11,7 +11,8 @@ import io
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,52 @@ from contorno.engines.openvino import library
 from contorno.engines.picture import around
 from contorno.errors import ContornoError
 from contorno.normalise import normaliser
+from contorno.tiles import TILE, WHOLE, plan
 
 _MOST = 300  # pictures, nncf's own default
+_TILES = 64  # of all large pictures: 800 MB, of three channels
 _PICTURES = "pictures.npz"
 
 
-def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Iterable[NDArray[Any]]) -> None:
+def quantised(graph: Path, folder: Path, card: ModelCard, pictures: Sequence[NDArray[Any]]) -> None:
     """Write an 8-bit form of OpenVINO's XML file `graph` to `folder`.
 
     Args:
         graph: the model in float32, for aligned pictures.
         folder: to write model.xml and model.bin to.
         card: the model's.
-        pictures: (H, W, C) in file units, for the ranges of the values in the network.
+        pictures: (H, W, C) in file units, for the ranges of the values in the network. Of those
+            that are drawn in tiles, some tiles are taken.
 
     Raises:
         ContornoError: nncf could not do it.
     """
     inputs: list[NDArray[Any]] = []
+    random = np.random.default_rng(0)
     for picture in pictures:  # as the graph would get them
-        values = normaliser(picture, card.preprocessing)(picture[None])
-        around(lambda values: _noted(values, inputs), card, values, align=True)
+        prepare = normaliser(picture, card.preprocessing)
+        for piece in _pieces(picture, card, max(1, _TILES // len(pictures)), random):
+            values = prepare(piece[None])
+            around(lambda values: _noted(values, inputs), card, values, align=True)
     np.savez(folder / _PICTURES, *inputs[:_MOST])
     command = [sys.executable, "-m", "contorno.engines.int8", str(graph), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     (folder / _PICTURES).unlink()
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
         raise ContornoError(f"{graph}: nncf could not make an 8-bit form of it: {last}")
+
+
+def _pieces(
+    picture: NDArray[Any], card: ModelCard, most: int, random: np.random.Generator
+) -> list[NDArray[Any]]:
+    """The picture itself, or of one that `tiles.stitch` would cut, up to `most` tiles anywhere."""
+    height, width = picture.shape[:2]
+    if height * width <= WHOLE or card.preprocessing.size is not None:
+        return [picture]
+    corners = list(product(plan(height, TILE, TILE // 2), plan(width, TILE, TILE // 2)))
+    chosen = random.permutation(len(corners))[:most]
+    return [picture[y : y + TILE, x : x + TILE] for y, x in (corners[i] for i in chosen)]
 
 
 def main(graph: Path, folder: Path) -> None:
