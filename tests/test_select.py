@@ -466,6 +466,21 @@ def test_a_graph_that_cannot_be_quantised(run: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
 
 
+def test_8_bits_are_made_anew_of_other_pictures(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes((run / "model.safetensors").read_bytes())
+    channels = source(file).card.network.in_channels
+    dark, light = (np.full((32, 32, channels), value, np.uint8) for value in (3, 200))
+
+    def made(*pictures: np.ndarray) -> int:
+        return select.quantise(source(file), pictures).stat().st_mtime_ns
+
+    first = made(dark, light)
+    assert made(dark, light) == first
+    assert made(light) > first
+
+
 def test_bench_goes_on_without_8_bits(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
 
