@@ -270,6 +270,30 @@ def test_entries_that_are_no_tensors_are_named(tmp_path: Path) -> None:
     assert "entries that are no weights: epoch, name" in words
 
 
+@pytest.mark.parametrize("kind", ["meta", "sparse", "complex", "repeated"])
+def test_tensors_that_are_no_plain_numbers_are_named(kind: str, tmp_path: Path) -> None:
+    weights = r2().state_dict()
+    odd = {
+        "meta": lambda value: value.to("meta"),
+        "sparse": lambda value: value.to_sparse(),
+        "complex": lambda value: value.to(torch.complex64),
+        "repeated": lambda value: value[:1, :1, :1, :1].expand(200_000, 16, 3, 3),
+    }
+    key = "bottom.conv.0.weight"
+    path = saved(tmp_path, weights | {key: odd[kind](weights[key])})
+    with pytest.raises(ModelFileError, match=f"entries that are no weights: {key}"):
+        load_foreign(path)
+
+
+def test_a_network_that_no_memory_holds(tmp_path: Path) -> None:
+    """Of a bottleneck of so many channels, the second convolution alone takes 1.4 TB."""
+    path = saved(
+        tmp_path, r2().state_dict() | {"bottom.conv.0.weight": torch.zeros(200_000, 1, 3, 3)}
+    )
+    with pytest.raises(ModelFileError, match=r"bottom.conv.3.weight is \(32, 32, 3, 3\), not"):
+        load_foreign(path)
+
+
 def test_an_unknown_layout_says_what_is_known(tmp_path: Path) -> None:
     words = message(saved(tmp_path, TwoConvolutions(3, 4).state_dict()))
     for part in ("conv.0.weight", "down1.conv.0.weight", "inc.double_conv.0.weight"):

@@ -60,7 +60,7 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
     mask_values = _mask_values(weights.pop("mask_values", ()))
     prefix = _prefix(weights)
     tensors = {key.removeprefix(prefix): value for key, value in weights.items()}
-    strangers = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
+    strangers = [key for key, value in tensors.items() if not _is_stored(value)]
     if strangers:
         raise ModelFileError(f"{path}: entries that are no weights: {_some(strangers)}")
     if _MILESIAL in tensors:
@@ -80,10 +80,13 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
             f"{path}: {config.out_channels} classes; contorno draws {_MOST_CLASSES} at most"
         )
     try:
-        network = build_network(config)
+        with torch.device("meta"):  # takes no memory, however large a damaged file says it is
+            planned = build_network(config)
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from None
-    _load(network, tensors, path)
+    _check(planned, tensors, path)
+    network = build_network(config)
+    network.load_state_dict(tensors)
     return Foreign(network.eval(), config, output or natural, mask_values, layout)
 
 
@@ -163,7 +166,15 @@ def _shape(tensors: Mapping[str, Tensor], key: str, path: Path) -> torch.Size:
     return tensors[key].shape
 
 
-def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _is_stored(value: Any) -> bool:
+    """Whether it is a tensor of plain numbers, each of which stands in the file."""
+    if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
+        return False
+    plain = not (value.is_quantized or value.is_complex())
+    return plain and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def _check(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     own = network.state_dict()
     problems = []
     if left := sorted(set(tensors) - set(own)):
@@ -182,7 +193,6 @@ def _load(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
             f"{path}: NaN or infinite values in {_some(broken)}: its training went wrong, and it "
             "can draw nothing; take an earlier checkpoint"
         )
-    network.load_state_dict(tensors)
 
 
 def _mask_values(values: Any) -> tuple[int, ...]:
