@@ -24,7 +24,7 @@ from contorno.bench import _dice, _fastest
 from contorno.card import ModelCard
 from contorno.cli import main
 from contorno.config import NetworkConfig, Preprocessing
-from contorno.engines import artifacts, picture, select
+from contorno.engines import artifacts, openvino, picture, select
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.int8 import quantised
 from contorno.engines.select import ENGINES, Source, choose_engine, read_bench, write_bench
@@ -164,6 +164,19 @@ def test_a_missing_library_is_named_with_its_extra(
     with pytest.raises(ConfigError) as caught:
         contorno.load(run, engine=engine)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_library_that_cannot_be_imported_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    model = contorno.load(run, device="cpu", precision="32")
+    without(monkeypatch)  # all are there
+    monkeypatch.setattr(select, "_onnx", lambda _: run / "model.onnx")
+    monkeypatch.setattr(openvino, "core", openvino.core.__wrapped__)  # not the one kept
+    monkeypatch.setitem(sys.modules, engine, None)
+    with pytest.raises(ConfigError, match=f"{engine} is installed, but cannot be imported"):
+        model.open(engine)
 
 
 def test_engines_that_cannot_be(run: Path) -> None:

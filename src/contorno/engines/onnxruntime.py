@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from contorno.card import ModelCard
 from contorno.engines.artifacts import damaged
-from contorno.engines.picture import around
+from contorno.engines.picture import around, unusable
 from contorno.hardware import cores
 
 Array = NDArray[Any]
@@ -25,8 +25,10 @@ class ONNXRuntimeEngine:
     """
 
     def __init__(self, graph: Path, card: ModelCard, *, threads: int | None = None) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise unusable("onnxruntime", error) from error
         self.name = "ONNX Runtime on CPU, float32"
         self.precision = "32"
         self.preprocessing = card.preprocessing

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from contorno.card import ModelCard
 from contorno.engines.artifacts import damaged
-from contorno.engines.picture import around, is_aligned
+from contorno.engines.picture import around, is_aligned, unusable
 from contorno.hardware import cores
 
 if TYPE_CHECKING:
@@ -123,8 +123,14 @@ def core() -> Any:
 
 
 def library() -> Any:
-    """The module openvino, without the telemetry that it would send whenever it is imported."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
+    """The module openvino, without the telemetry that it would send whenever it is imported.
 
+    Raises:
+        ConfigError: it is there but cannot be imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise unusable("openvino", error) from error
     return openvino

@@ -1,4 +1,8 @@
-"""What engines without PyTorch do to pictures around their graph: types, small sizes, resizing."""
+"""What engines without PyTorch share.
+
+What they do to pictures around their graph: types, small sizes, resizing; what they say of a
+library that does not work.
+"""
 
 from __future__ import annotations
 
@@ -104,3 +108,11 @@ def _weights(before: int, after: int) -> Array:
     away = np.abs(np.arange(before)[None] + 0.5 - centres[:, None]) / reach
     weights = np.maximum(1 - away, 0)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+def unusable(package: str, error: ImportError) -> ConfigError:
+    """The error to raise for a library that is installed and cannot be imported."""
+    return ConfigError(
+        f"{package} is installed, but cannot be imported ({error}); install it again, or use "
+        "--engine pytorch"
+    )
