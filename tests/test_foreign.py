@@ -76,6 +76,23 @@ def test_the_r2_notebook(classes: int, channels: int, tmp_path: Path) -> None:
         torch.testing.assert_close(foreign.network(x), notebook(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("notebook", [R1, R2])
+def test_biases_in_the_convolutions_go_into_the_normalisation(
+    notebook: type[nn.Module], tmp_path: Path
+) -> None:
+    """PyTorch's default, which most notebooks leave as it is."""
+    torch.manual_seed(0)
+    theirs = notebook(3, 1, WIDTHS)
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            module.bias = nn.Parameter(torch.randn(module.out_channels))
+    shaken(theirs)
+    foreign = load_foreign(saved(tmp_path, theirs.state_dict()))
+    x = batch(picture())[..., :32, :48]
+    with torch.no_grad():
+        torch.testing.assert_close(foreign.network(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
 def test_the_r1_notebook_ends_in_plain_values_that_are_clamped(tmp_path: Path) -> None:
     torch.manual_seed(0)
     notebook = shaken(R1(3, 1, WIDTHS))

@@ -2,14 +2,15 @@
 
 The only place where a `.pt`/`.pth` file is opened, always with `weights_only=True`: a pickle that
 wants to run code is refused. Layouts: the R2 notebook (`down1.conv.0.weight` ... `out.bias`), our
-own `UNet` saved by hand (the same plus `upsampleN`), and milesial/Pytorch-UNet.
+own `UNet` saved by hand (the same plus `upsampleN`), and milesial/Pytorch-UNet; each with biases
+in its convolutions or without.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def load_foreign(path: Path, *, output: str | None = None) -> Foreign:
             planned = build_network(config)
     except ValueError as error:
         raise ModelFileError(f"{path}: {error}") from None
+    tensors = _without_biases(tensors, planned.state_dict())
     _check(planned, tensors, path)
     network = build_network(config)
     network.load_state_dict(tensors)
@@ -172,6 +174,23 @@ def _is_stored(value: Any) -> bool:
         return False
     plain = not (value.is_quantized or value.is_complex())
     return plain and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+
+
+def _without_biases(tensors: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Weights of convolutions with a bias, for a network whose convolutions have none.
+
+    The batch normalisation behind it takes its mean off again, so the bias goes into that.
+    """
+    kept = dict(tensors)
+    for key, bias in tensors.items():
+        found = re.fullmatch(r"(.+\.)(\d+)\.bias", key)
+        if key in own or not found:
+            continue
+        mean = f"{found[1]}{int(found[2]) + 1}.running_mean"
+        if mean in kept and kept[mean].shape == bias.shape:
+            kept[mean] = kept[mean] - bias
+            del kept[key]
+    return kept
 
 
 def _check(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
