@@ -32,6 +32,7 @@ KINDS = (
         size-mismatch transposed-size other-coding undeclared-value not-whole one-value not-labels
         inverted class-missing class-not-in-validation identical-masks mask-equals-image
         all-ignored instance-ids mixed-kinds both-vary mixed-palette mixed-lut
+        turned-round
         duplicate-image near-duplicate other-mask leak one-image"""
     )
 )

@@ -108,6 +108,7 @@ def repeated(seed: int) -> Array:
 
 
 INVERTING = tiff(binary(ODD), photometric="miniswhite")
+HALF = np.where(np.arange(SIDE) < SIDE // 2, 255, 0).astype(np.uint8)
 HALVES = steps(pairs(mask=two(0, 1), count=3), pairs(count=3, first=3))
 
 CODINGS = [
@@ -135,7 +136,10 @@ CODINGS = [
             "mixed-lut",
             {"one by ImageJ's inverting LUT": mask(INVERTING, end=".tif")},
             says=("odd", "0 for white"),
+            also="turned-round",
         ),
+        used("turned-round", {"one of black on white": mask(png(255 - binary(ODD)))}),
+        fine({"one that is half full": mask(png(np.maximum(binary(ODD), HALF)))}),
         refused("other-coding", {"{0,1} among {0,255}": mask(two(0, 1)(ODD))}, "odd 1 255"),
         refused("other-coding", {"{0,100} among {0,255}": mask(two(0, 100)(ODD))}, "odd 100 255"),
         fine(
