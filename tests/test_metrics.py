@@ -664,13 +664,21 @@ def test_undefined_values_are_left_out_and_counted() -> None:
     per_image = summary["per_image"]
     assert per_image["dice"]["n"] == 3
     assert per_image["dice"]["mean"] == pytest.approx(1 / 3)
-    assert per_image["precision"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1}
+    assert per_image["precision"] == {"mean": 0.0, "low": None, "high": None, "n": 1}
     assert per_image["recall"]["n"] == 1
-    assert per_image["hd95"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 1}
+    assert per_image["hd95"] == {"mean": 0.0, "low": None, "high": None, "n": 1}
     assert summary["pooled"]["dice"]["value"] == 0.0
     assert summary["empty"] == {
         "images": 2, "with_false_positives": 1, "false_positive_rate": 0.5,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("scores", "groups"), [(1, None), (3, ["a"] * 3)])
+def test_one_image_or_group_has_no_interval(scores: int, groups: list[str] | None) -> None:
+    summary = summarise([score(FULL, FULL)] * scores, groups=groups, resamples=10)
+    nothing = {"low": None, "high": None}
+    assert summary["per_image"]["dice"] == {"mean": 1.0, "n": scores} | nothing
+    assert summary["pooled"]["dice"] == {"value": 1.0} | nothing
 
 
 def test_images_that_define_nothing_give_none() -> None:

@@ -61,7 +61,7 @@ RULES: dict[str, str] = {
         "percentile; draws in which the figure is undefined are left out. Where images belong to "
         "groups (a patient, a slide), whole groups are drawn. It tells how much the figure depends "
         "on which images were scored, not on training. With fewer than about 20 images, or groups, "
-        "it is too narrow, and with one it has no width."
+        "it is too narrow, and of one alone there is none."
     ),
     "averages": (
         "Per image: the figure is computed for each image and averaged, so every image weighs the "
@@ -246,7 +246,7 @@ def summarise(
         table = _by_group(table, groups)
     sums = _bootstrap_sums(table, seed=seed, resamples=resamples)
     return {
-        "per_image": _per_image(means, defined, sums[:, :6], sums[:, 6:12]),
+        "per_image": _per_image(means, defined, table[:, 6:12], sums[:, :12]),
         "pooled": _pooled(counts, sums[:, 12:]),
         "empty": _empty(counts),
     }
@@ -269,8 +269,8 @@ def _by_group(table: Floats, groups: Sequence[str]) -> Floats:
 def _bootstrap_sums(table: Floats, *, seed: int, resamples: int) -> Floats:
     """Sum the rows of each draw with replacement: (images or groups, K) to (resamples, K)."""
     images, columns = table.shape
-    if not images:
-        return np.zeros((0, columns))  # nothing to draw from
+    if images < 2:
+        return np.zeros((0, columns))  # nothing to draw from, or the same each time
     random = np.random.default_rng(seed)
     sums = np.empty((resamples, columns))
     for row in sums:  # one draw at a time: 2000 x 100,000 images at once would be 1.6 GB
@@ -280,12 +280,13 @@ def _bootstrap_sums(table: Floats, *, seed: int, resamples: int) -> Floats:
 
 
 def _per_image(
-    means: Sequence[float | None], defined: Mask, sums: Floats, present: Floats
+    means: Sequence[float | None], defined: Mask, drawn_from: Floats, sums: Floats
 ) -> dict[str, dict[str, float | int | None]]:
     figures: dict[str, dict[str, float | int | None]] = {}
+    deviations, present = np.hsplit(sums, 2)
     for i, (name, mean) in enumerate(zip(FIGURES, means, strict=True)):
-        usable = present[:, i] > 0
-        low, high = _interval((mean or 0.0) + sums[usable, i] / present[usable, i])
+        usable = (present[:, i] > 0) & (np.count_nonzero(drawn_from[:, i]) > 1)
+        low, high = _interval((mean or 0.0) + deviations[usable, i] / present[usable, i])
         n = int(np.count_nonzero(defined[:, i]))
         figures[name] = {"mean": mean, "low": low, "high": high, "n": n}
     return figures

@@ -278,4 +278,6 @@ def _plain(figure: float | None) -> str:
 def _interval(figure: dict[str, Any] | None, key: str) -> str:
     if figure is None or figure[key] is None:
         return "-"
+    if figure["low"] is None:
+        return f"{figure[key]:.4f}"
     return f"{figure[key]:.4f} ({figure['low']:.4f} to {figure['high']:.4f})"
