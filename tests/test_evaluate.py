@@ -445,6 +445,21 @@ def test_exclusive_classes_are_scored_from_the_files_that_are_written(tmp_path: 
     assert [row["name"] for row in results["labels"]["table"]][-1] == "ignored"
 
 
+def test_masks_of_nothing_but_what_training_ignored_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained on 0, 1 and borders of 255, scored on masks whose objects are 255."""
+    labels = Labels(values=(0, 1), lookup=((0, 0), (1, 1), (255, IGNORE)), note="1 is foreground")
+    trained = model_file(tmp_path / "model.safetensors", draw(0, size=64)[0], labels=labels)
+    root = pictures(tmp_path / "data", 2, values=(0, 255))
+    given = (trained, root / "images", root / "masks")
+    api.evaluate(*given, out=tmp_path / "out")
+    assert "give --foreground 255" in capsys.readouterr().err
+    results = api.evaluate(*given, foreground="255", out=tmp_path / "right")
+    assert "give --foreground" not in capsys.readouterr().err
+    assert results["labels"]["table"][1]["share"] > 0
+
+
 def test_an_image_of_ignored_pixels_only_is_left_out_and_listed(
     model: Model, data: Path, tmp_path: Path
 ) -> None:

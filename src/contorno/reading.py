@@ -60,9 +60,23 @@ def read_pairs(
         warn(str(InputError(words, problems)))
     say(f"{len(dataset)} pairs ({found.rule}). Masks: {dataset.labels.note}")
     labels_table([row.model_dump() for row in dataset.labels.table])
+    if card is not None:
+        _say_if_only_ignored(dataset)
     if keep:
         say(f"Decoded images in memory: {in_bytes(dataset.cached_bytes)}")
     return dataset, problems
+
+
+def _say_if_only_ignored(dataset: Dataset) -> None:
+    """Where a model was trained with borders to ignore, and its masks now hold nothing else."""
+    seen = {value for facts in dataset.facts for mask in facts.masks for value in mask.counts}
+    ignored = seen & set(dataset.labels.ignored)
+    if ignored and not dataset.foreground_share():
+        value = min(ignored)
+        warn(
+            f"no mask holds an object: {value} is ignored, as in training, and nothing else is "
+            f"drawn. If {value} is what objects are drawn with here, give --foreground {value}"
+        )
 
 
 def find(data: DataConfig) -> Found:
