@@ -354,6 +354,18 @@ def test_a_fold_without_its_state_is_not_begun_again(run: Path, tmp_path: Path) 
     assert digests(copy) == before
 
 
+def test_a_fold_whose_split_names_a_stranger_is_refused(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    plan = folds.read_plan(copy)
+    plan.model_copy(update={"spent": plan.spent[:2]}).write(copy)
+    file = copy / "fold3" / "split.json"
+    parts = json.loads(file.read_text())
+    parts["training"]["stranger"] = parts["training"].popitem()[1]
+    file.write_text(json.dumps(parts))
+    with pytest.raises(InputError, match=r"fold3: split.json names 'stranger', no pair"):
+        contorno.train(resume=copy, workers=0)
+
+
 def test_a_finished_run_is_resumed_to_itself(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "run")
     for name in ("ensemble.json", "results.json", "report.html", "suspects.csv"):

@@ -201,10 +201,14 @@ def restored(
         whole: all pairs of the run, decoded.
         parts: its split.json.
         began: `time.monotonic()` at which the command began; now when None.
+
+    Raises:
+        InputError: the split of a fold names what is no pair of the run.
     """
-    training, validation = (
-        whole.subset([pair.name for pair in parts[part]]) for part in ("training", "validation")
-    )
+    names = [[pair.name for pair in parts[part]] for part in ("training", "validation")]
+    if strange := sorted({*names[0], *names[1]} - {*whole.names}):
+        raise InputError(f"{run}: split.json names {strange[0]!r}, no pair of the run; restore it")
+    training, validation = (whole.subset(part) for part in names)
     recipe = config.training
     hardware = choose(device=recipe.device, precision=recipe.precision)
     trainer = Trainer(config, training, validation, hardware, run, began=began)
