@@ -35,7 +35,7 @@ def test_a_board_that_cannot_write_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board = FullDisk()
-    monkeypatch.setattr(runlog, "_tensorboard", lambda run: board)
+    monkeypatch.setattr(runlog, "_tensorboard", lambda run, begin: board)
     assert logged(RunLog(tmp_path, classic=False), tmp_path) == [RECORD, RECORD]
     assert board.asked == 1
     assert capsys.readouterr().err.count("No space left on device") == 1
@@ -52,6 +52,19 @@ def test_a_board_that_cannot_be_opened_is_done_without(
         (run / "tensorboard").touch()
     assert logged(RunLog(run, classic=False), run) == [RECORD, RECORD]
     assert "going on with log.jsonl alone" in capsys.readouterr().err
+
+
+def test_tensorboard_shows_an_epoch_that_is_done_again_once(tmp_path: Path) -> None:
+    pytest.importorskip("torch.utils.tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    killed = RunLog(tmp_path, classic=False)
+    for epoch, loss in ((1, 3.0), (2, 2.0), (3, 1.5)):
+        killed.epoch(RECORD | {"epoch": epoch, "loss": loss})
+    resumed = RunLog(tmp_path, classic=False, begin=2)  # the state of epoch 1 was the last saved
+    resumed.epoch(RECORD | {"epoch": 2, "loss": 1.0})
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(one.step, one.value) for one in shown] == [(1, 3.0), (2, 1.0)]
 
 
 @pytest.mark.parametrize(("every", "left"), [(1, "2:00"), (4, "1:00")])

@@ -18,16 +18,20 @@ class RunLog:
 
     Args:
         run: run folder.
+        begin: number of the first epoch; TensorBoard drops what a run that was stopped showed of it
+            and of later ones.
         classic: print R1's own line rather than ours.
         validate_every: epochs from one validation to the next.
     """
 
-    def __init__(self, run: Path, *, classic: bool, validate_every: int = 1) -> None:
+    def __init__(
+        self, run: Path, *, classic: bool, begin: int = 1, validate_every: int = 1
+    ) -> None:
         self._path = run / LOG
         self._classic = classic
         self._validate_every = validate_every
         self._validation = 0.0  # seconds that the last one took
-        self._board = _tensorboard(run)
+        self._board = _tensorboard(run, begin)
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Append the record of one epoch, and print it where no progress bar does."""
@@ -80,13 +84,13 @@ def _classic_line(record: dict[str, Any]) -> str:
     return f"Lote 0, Epoch {record['epoch']}/{record['epochs']}, Loss {record['loss']:.4f}"
 
 
-def _tensorboard(run: Path) -> Any:
+def _tensorboard(run: Path, begin: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
     try:
-        return SummaryWriter(str(run / "tensorboard"))
+        return SummaryWriter(str(run / "tensorboard"), purge_step=begin)
     except (OSError, UnicodeError) as error:  # it takes no paths that are not UTF-8
         _warn_of_board(error)
         return None

@@ -41,7 +41,8 @@ def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
     if position.saves == 0:
         trainer.save()  # the first steps can be resumed too
     classic, every = recipe.recipe == "classic", recipe.validate_every
-    log = RunLog(trainer.run, classic=classic, validate_every=every)
+    begin = position.epoch + 1
+    log = RunLog(trainer.run, begin=begin, classic=classic, validate_every=every)
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
     pace, first = Pace(trainer), FirstSteps(warn, done=done)
