@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from making import Array, digests, model_file, save, save_palette
 from PIL import Image
 
@@ -479,6 +480,15 @@ def test_what_is_no_picture(model: Model, image: Any, what: str) -> None:
     with pytest.raises(ImageError, match="give one picture at a time") as caught:
         model.predict(image)
     assert caught.value.problem.what == what
+
+
+def test_a_tensor_with_gradients_is_its_values(tmp_path: Path) -> None:
+    image = SAMPLE.astype(np.float32)
+    model = load(model_file(tmp_path / "m.safetensors", image), device="cpu", precision="32")
+    tensor = torch.from_numpy(image).requires_grad_()
+    assert np.array_equal(model.probabilities(tensor), model.probabilities(image))
+    with pytest.raises(ImageError, match="a Tensor: Got unsupported ScalarType BFloat16"):
+        model.probabilities(tensor.bfloat16())
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32])

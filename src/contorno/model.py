@@ -167,9 +167,7 @@ class Model:
             return probability_map(
                 self.engine, self.card, read_picture(self.card, files), name=str(files[0])
             )
-        if isinstance(image, Image.Image) and image.mode in _MODES:
-            image = image.convert(_MODES[image.mode])
-        return probability_map(self.engine, self.card, np.asarray(image))
+        return probability_map(self.engine, self.card, _array(image))
 
 
 class EnsembleModel(Model):
@@ -235,6 +233,19 @@ def _files(image: Sequence[Any]) -> list[Path]:
         fix = "give one picture at a time, a list of lists as numpy.asarray(...)"
         raise ImageError(Problem("image", what, expected, fix))
     return [Path(file) for file in image]
+
+
+def _array(image: Any) -> Array:
+    """An array, a picture of Pillow, or a tensor of PyTorch of any device, as an array."""
+    if isinstance(image, Image.Image) and image.mode in _MODES:
+        image = image.convert(_MODES[image.mode])
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+    try:
+        return np.asarray(image)
+    except TypeError as error:  # a tensor of bfloat16, say
+        what, expected = f"a {type(image).__name__}: {error}", "what NumPy makes an array of"
+        raise ImageError(Problem("image", what, expected, "convert it to an array")) from None
 
 
 def _member(file: Path, digest: str, hardware: Hardware, engine: str) -> Model:
