@@ -252,6 +252,13 @@ def test_chosen_validation_files_and_one_folder(data: Path, tmp_path: Path) -> N
     assert sorted(parts["validation"]) == ["p0", "p7"]
 
 
+def test_a_value_of_masks_may_be_a_number(data: Path) -> None:
+    folders = (data / "images", data / "masks")
+    found, asked = (api.check(*folders, foreground=one)["labels"] for one in (1, "1"))
+    assert found == asked
+    assert found["note"].endswith("(as asked)")
+
+
 # What cannot work
 
 

@@ -62,7 +62,7 @@ def train(
     validation: float | None = None,
     validation_files: PathLike | None = None,
     group: str | None = None,
-    foreground: str = "bright",
+    foreground: str | int = "bright",
     classes: str | None = None,
     ignore: str | int | None = None,
     device: str = "auto",
@@ -90,7 +90,7 @@ def train(
             them, when None.
         validation_files: list of the stems that validate.
         group: regular expression that finds the group in a stem; groups are never parted.
-        foreground: "bright", "dark", "nonzero" or values such as "255" or "1,2".
+        foreground: "bright", "dark", "nonzero" or values such as 255 or "1,2".
         classes: names and values, background first, such as "background=0,nucleus=255".
         ignore: mask values that are neither learnt nor scored.
         device, precision: see `load`.
@@ -190,7 +190,7 @@ def evaluate(
     out: PathLike | None = None,
     suffix: str | None = None,
     files: PathLike | None = None,
-    foreground: str | None = None,
+    foreground: str | int | None = None,
     classes: str | None = None,
     ignore: str | int | None = None,
     group: str | None = None,
@@ -268,7 +268,7 @@ def check(
     pages: bool = False,
     validation_files: PathLike | None = None,
     group: str | None = None,
-    foreground: str = "bright",
+    foreground: str | int = "bright",
     classes: str | None = None,
     ignore: str | int | None = None,
     json: PathLike | None = None,
@@ -510,6 +510,8 @@ def _data(
     masks: Masks | None,
     files: PathLike | None,
     ignore: str | int | None,
+    *,
+    foreground: str | int | None,
     **rest: Any,
 ) -> DataConfig:
     data: DataConfig = build(
@@ -518,11 +520,12 @@ def _data(
         images=str(images),
         masks=folders(masks),
         files=_text(files),
-        ignore=None if ignore is None else str(ignore),
+        ignore=_text(ignore),
+        foreground=_text(foreground),
         **rest,
     )
     return data
 
 
-def _text(path: PathLike | None) -> str | None:
-    return None if path is None else str(path)
+def _text(given: PathLike | int | None) -> str | None:
+    return None if given is None else str(given)
