@@ -278,6 +278,13 @@ def test_wrong_calls_say_so(data: Path, run: Path, tmp_path: Path) -> None:
         api.train(*folders, colour="blue", out=tmp_path / "x")
     with pytest.raises(ConfigError, match="recipe"):
         api.train(*folders, recipe="best", out=tmp_path / "x")
+    for workers in (-1, 1.5):
+        with pytest.raises(ConfigError, match=rf"workers {workers} must be a whole number, 0 or"):
+            api.train(*folders, workers=workers, out=tmp_path / "x")
+        with pytest.raises(ConfigError, match="workers"):
+            api.evaluate(run, *folders, workers=workers, out=tmp_path / "x")
+        with pytest.raises(ConfigError, match="workers"):
+            api.check(*folders, workers=workers)
     (tmp_path / "one.txt").write_text("p1")
     with pytest.raises(InputError, match="each needs at least one"):
         api.train(*folders, files=tmp_path / "one.txt", out=tmp_path / "x", **EXACT)

@@ -108,7 +108,7 @@ def train(
         TrainingError: the loss is not finite, or memory does not suffice.
     """
     began = clock_time.monotonic()
-    workers = cores() if workers is None else workers
+    threads = _threads(workers)
     wishes = {key: value for key, value in wishes.items() if value is not None}
     if resume is not None:
         _refuse_others(
@@ -131,8 +131,8 @@ def train(
 
         with stoppable(Path(resume)):
             if (Path(resume) / PLAN).exists():
-                return cross_validation.resume(Path(resume), workers)
-            return training.resume(Path(resume), workers)
+                return cross_validation.resume(Path(resume), threads)
+            return training.resume(Path(resume), threads)
     if images is None:
         raise ConfigError("train needs a folder of images, or --resume with a run folder")
     data = _data(
@@ -156,7 +156,7 @@ def train(
     from contorno.recipes import require_sound_wishes
 
     require_sound_wishes(wishes)
-    given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": workers, "began": began}
+    given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": threads, "began": began}
     default = Path("runs") / date.today().isoformat()
     with claimed(out, default) as run, stoppable(run), locked(run):
         hardware = choose(device=device, precision=precision)
@@ -221,6 +221,7 @@ def evaluate(
     from contorno.evaluate import evaluate as score_model
     from contorno.report import write_report
 
+    threads = _threads(workers)
     loaded = _loaded(model, device, precision, engine)
     run = loaded.run
     data = _data(
@@ -236,9 +237,7 @@ def evaluate(
         classes=classes,
     )
     with claimed(out, (run or Path()) / "evaluation") as folder:
-        dataset, problems = read_pairs(
-            data, cores() if workers is None else workers, card=loaded.card, keep=False
-        )
+        dataset, problems = read_pairs(data, threads, card=loaded.card, keep=False)
         grouping = in_names(dataset.names, group)
         if grouping is not None:
             say(f"Intervals are over {len({*grouping.of.values()})} groups: {grouping.rule}")
@@ -298,7 +297,7 @@ def check(
     from contorno.check_page import write_page
     from contorno.data.check import check as look
 
-    began = clock_time.monotonic()
+    began, threads = clock_time.monotonic(), _threads(workers)
     data = _data(
         images,
         masks,
@@ -321,7 +320,7 @@ def check(
     with bar("Checking", len(found.pairs)) as advance:
         done = look(
             found.pairs,
-            workers=cores() if workers is None else workers,
+            workers=threads,
             reading=reading_of(data),
             validation=read_list(Path(validation_files)) if validation_files else (),
             pattern=group,
@@ -503,6 +502,15 @@ def _loaded(model: PathLike | Model, device: str, precision: str, engine: str = 
             "these options with a path alone. Give them to contorno.load"
         )
     return model
+
+
+def _threads(workers: int | None) -> int:
+    """As many as asked for, else one for each core."""
+    if workers is None:
+        return cores()
+    if not isinstance(workers, int) or workers < 0:
+        raise ConfigError(f"workers {workers!r} must be a whole number, 0 or more")
+    return workers
 
 
 def _data(
