@@ -763,6 +763,7 @@ def test_killed_while_its_folder_was_written_a_run_is_begun_again(
 
     def killed(source: Path, target: Path) -> None:
         if len(places) == written:
+            shutil.copytree(target.parent, tmp_path / "killed")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         places.append(target.name)
         real(source, target)
@@ -772,10 +773,10 @@ def test_killed_while_its_folder_was_written_a_run_is_begun_again(
         api.train(discs / "images", discs / "masks", **options)
     monkeypatch.undo()
     assert places == ["split.json"][:written]
-    left = tmp_path / "run"
-    left.mkdir(exist_ok=True)
-    for name in ("lock", ".contorno-0123456789abcdef"):
-        (left / name).touch()
+    assert not (tmp_path / "run").exists()  # whoever can clean up leaves nothing
+    left = (tmp_path / "killed").rename(tmp_path / "run")
+    assert (left / "lock").exists()
+    assert len(list(left.glob(".contorno-*"))) == 1
     with pytest.raises(ConfigError, match="stopped before training began"):
         api.train(resume=left)
     api.train(discs / "images", discs / "masks", **options)

@@ -97,7 +97,7 @@ def refuse_if_changed(run: Path, now: Mapping[str, str], before: Mapping[str, An
 
 @contextmanager
 def claimed(chosen: str | Path | None, default: Path) -> Iterator[Path]:
-    """Make the folder of a run or an evaluation; it goes again if it is still empty at the end.
+    """Make the folder of a run or an evaluation; it goes again if nothing was begun in it.
 
     Args:
         chosen: the user's choice.
@@ -111,6 +111,9 @@ def claimed(chosen: str | Path | None, default: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
+        with suppress(OSError):
+            if made and os.listdir(path) == ["split.json"]:  # no run without config.toml
+                (path / "split.json").unlink()
         for folder in made:
             with suppress(OSError):  # not empty
                 folder.rmdir()
