@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,24 @@ def test_a_name_too_long_for_its_outputs_is_a_problem(
         "a_overlay.png",
         "doubt.csv",
     }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes there")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_file_in_the_place_of_an_output_is_a_problem(
+    model: Model, tmp_path: Path, overwrite: bool
+) -> None:
+    out = tmp_path / "out"
+    (out / "a.png").mkdir(parents=True)
+    os.mkfifo(out / "b.png")
+    os.mkfifo(out / "doubt.csv")
+    for name in "abc":
+        save(tmp_path / "photos" / f"{name}.png", SAMPLE)
+    outcome = predicted(model, tmp_path / "photos", out, overwrite=overwrite)
+    assert outcome.written == [out / "c.png"]
+    wrong = [out / name for name in ("a.png", "b.png", "doubt.csv")]
+    assert [Path(problem.path) for problem in outcome.problems] == wrong
+    assert not any(path.is_file() for path in wrong)
 
 
 def test_no_image_at_all_is_an_error(model: Model, tmp_path: Path) -> None:

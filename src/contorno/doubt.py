@@ -198,6 +198,8 @@ def read_list(path: Path) -> dict[str, Doubt]:
     if not path.exists():
         return {}
     try:
+        if not path.is_file():  # to open a pipe would be to wait
+            raise ValueError("no file")
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         table = csv.DictReader(io.StringIO(text))
         if tuple(table.fieldnames or ()) != _COLUMNS:

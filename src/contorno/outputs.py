@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from contorno.card import ModelCard
@@ -128,12 +129,13 @@ def standing(image: Path, wanted: Sequence[Path]) -> list[Path]:
     """Those of the files to be made of a picture that are there.
 
     Raises:
-        ImageError: the file system does not take such a name, or does not let us look.
+        ImageError: the file system does not take such a name, or does not let us look; or what is
+            there is no file.
     """
     there = []
     for file in wanted:
         try:
-            file.stat()
+            regular = S_ISREG(file.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
@@ -141,6 +143,10 @@ def standing(image: Path, wanted: Sequence[Path]) -> list[Path]:
             expected = "a name that the file system takes"
             fix = "rename the picture, or use another --out"
             raise ImageError(Problem(str(image), what, expected, fix)) from None
+        if not regular:
+            what = "a folder, a pipe or a device stands where a file is to be made"
+            fix = "move it away, or use another --out"
+            raise ImageError(Problem(str(file), what, "a free name, or a file", fix))
         there.append(file)
     return there
 
