@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -497,6 +498,17 @@ def test_convert_leaves_the_checkpoint_and_its_names_alone(tmp_path: Path) -> No
             contorno.convert(path, tmp_path / name)
     assert path.read_bytes() == kept
     assert sorted(file.name for file in tmp_path.iterdir()) == ["unet.ckpt", "unet.pth"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes there")
+def test_convert_writes_into_no_folder_or_pipe(tmp_path: Path) -> None:
+    path = saved(tmp_path, r2().state_dict())
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        for overwrite in (False, True):
+            with pytest.raises(ModelFileError, match=r"a folder, a pipe or a device; choose anoth"):
+                contorno.convert(path, tmp_path / name, overwrite=overwrite)
 
 
 def test_convert_with_a_size_resizes_there_and_back(tmp_path: Path) -> None:

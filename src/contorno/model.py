@@ -306,9 +306,11 @@ def convert(
 
     Raises:
         ModelFileError: not such a checkpoint, or keys left over; or `out` exists, is the checkpoint
-            itself or is named like one.
+            itself, no file or named like a checkpoint.
     """
     path, out = Path(path), Path(out)
+    if out.exists() and not out.is_file():
+        raise ModelFileError(f"{out}: a folder, a pipe or a device; choose another --out")
     if out.exists() and not overwrite:
         raise ModelFileError(f"{out}: exists already; choose another --out, or --overwrite")
     if out.exists() and path.exists() and out.samefile(path):
