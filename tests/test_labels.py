@@ -480,8 +480,11 @@ def test_a_photograph_with_few_colours_is_no_mask(tmp_path: Path) -> None:
         rng = np.random.default_rng(index)
         small = Image.fromarray(rng.integers(118, 162, (12, 12, 3)).astype(np.uint8))
         small.resize((256, 256), Image.Resampling.NEAREST).save(path)
-    with pytest.raises(InputError, match="do not look like labels"):
+    with pytest.raises(InputError, match="do not look like labels") as caught:
         learn(*paths)
+    assert "export them again, as PNG" in caught.value.message
+    assert "--foreground '#ff0000'" in caught.value.message  # 255 would be a blue
+    assert "255" not in caught.value.message
 
 
 # Palettes that a program chose

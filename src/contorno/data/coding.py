@@ -221,8 +221,7 @@ def _found(
     if not few or not labelled(seen, [*drawn, *ignored], kind):
         raise MasksError(
             f"the masks do not look like labels: they hold {_shares(seen.counts, kind)}. Check "
-            "that the right folder was given; or say which values are foreground, --foreground "
-            "255 (or several, 1,2), or --foreground nonzero for everything that is not 0",
+            f"that the right folder was given; {_no_labels_help(kind)}",
             "not-labels",
         )
     if not ignored and is_void(seen, drawn):
@@ -282,6 +281,13 @@ def _objects_note(seen: Evidence, labels: Labels) -> str:
         f"foreground ({_percent(seen.share(front, rest=True))} of the pixels) and is written as "
         f"{value}, {ground} is background; if they are classes, --classes"
     )
+
+
+def _no_labels_help(kind: str) -> str:
+    jpeg = "masks that were saved as JPEG have lost their colours: export them again, as PNG; of "
+    colours = "others say which colours are foreground, --foreground '#ff0000'"
+    values = "or say which values are foreground, --foreground 255 (or several, 1,2), or "
+    return jpeg + colours if kind == "colour" else f"{values}--foreground nonzero for all but 0"
 
 
 def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
