@@ -230,6 +230,24 @@ def test_images_in_subfolders_are_not_drawn_and_counted(
         assert told == (out != photos)
 
 
+def test_files_of_other_kinds_are_not_drawn_and_named(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(data / "images" / "p0.png", photos / "a.png")
+    for name in ("b.heic", "c.jp2", ".DS_Store"):
+        (photos / name).touch()
+    for _ in range(2):  # the second time with a list of the first
+        outcome = contorno.predict(run, photos, out=photos, device="cpu", overlay=True)
+        assert not outcome.written
+        said = capsys.readouterr().out
+        assert f"{photos}: 2 file(s) of other kinds passed over: b.heic, c.jp2; expected" in said
+        contorno.predict(run, photos / "a.png", out=tmp_path / "out", device="cpu")
+        shutil.copy(tmp_path / "out" / "doubt.csv", photos)
+        assert "passed over" not in capsys.readouterr().out
+
+
 def test_chosen_validation_files_and_one_folder(data: Path, tmp_path: Path) -> None:
     together = tmp_path / "all"
     together.mkdir()

@@ -413,7 +413,7 @@ def test_files_folders_and_patterns_each_once(
         [folder, folder / "a.png", "more/*.tif", str(tmp_path / "m*/d.*")]
     )
     assert [p[0].name for p in found] == ["a.png", "b.JPG", "c.tif", "d.png"]
-    assert problems == []
+    assert [(p.kind, p.severity) for p in problems] == [("other-files", "note")]  # notes.txt
     up, _ = find_images(["../" + tmp_path.name + "/more/*.png"])
     assert [p[0].name for p in up] == ["d.png"]
 

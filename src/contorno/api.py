@@ -20,6 +20,7 @@ import numpy as np
 from contorno.config import DataConfig, build, parse_duration
 from contorno.data.groups import in_names
 from contorno.data.names import find_images, read_list, unread_below
+from contorno.doubt import NAME as DOUBTS
 from contorno.engines import Engine
 from contorno.engines.averaging import Averaged
 from contorno.ensemble import PLAN
@@ -373,7 +374,7 @@ def predict(
         several,
         files=Path(files) if files else None,
         channels=loaded.card.preprocessing.channels,
-        drawn=partial(drawn_into, Path(out)),
+        drawn=partial(drawn_into, Path(out), (DOUBTS,)),
     )
     notes = [problem for problem in problems if problem.severity == "note"]
     problems = [problem for problem in problems if problem not in notes]
@@ -383,6 +384,8 @@ def predict(
         if folder.is_dir() and folder.resolve() != Path(out).resolve():
             for unread in unread_below(folder, [Path(out), *map(Path, several)]):
                 warn(str(unread))
+    for note in notes if files is None else ():
+        say(str(note))
     runs = _engine(loaded, tta)
     say(f"Computing with: {runs.name}")
     mark = loaded.sha256 + (" averaged" if runs is not loaded.engine else "")

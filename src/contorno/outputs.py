@@ -6,7 +6,7 @@ A mask says in its text which model and which picture it is made of, so that it 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,10 +165,13 @@ def _mark(file: Path) -> str | None:
         return None  # no TIFF, or a description that is no such document
 
 
-def drawn_into(out: Path, file: Path) -> bool:
-    """Whether a file is one that predict wrote into this folder before."""
-    own = file.suffix in (".png", ".tif") and file.parent.resolve() == out.resolve()
-    return own and file.is_file() and _mark(file) is not None
+def drawn_into(out: Path, lists: Collection[str], file: Path) -> bool:
+    """Whether a file is one that predict wrote into this folder before; `lists`: by their names."""
+    if file.parent.resolve() != out.resolve():
+        return False
+    if file.name in lists:
+        return True
+    return file.suffix in (".png", ".tif") and file.is_file() and _mark(file) is not None
 
 
 def require_own(target: Path, mark: str) -> None:

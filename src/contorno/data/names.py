@@ -22,7 +22,7 @@ def find_images(
     channels: Sequence[str] = (),
     drawn: Callable[[Path], bool] = lambda path: False,
 ) -> tuple[list[tuple[Path, ...]], list[Problem]]:
-    """Pictures named by paths, folders and globs, in order, each once; problems apart.
+    """Pictures named by paths, folders and globs, in order, each once; problems and notes apart.
 
     Args:
         inputs: files, folders of images, globs.
@@ -41,6 +41,7 @@ def find_images(
             inside, folder_problems = files_by_stem(path, set(), drawn)
             found += inside.values()
             problems += [p for p in folder_problems if p.severity != "note"]
+            problems += _other_files(path, drawn)
         elif path.exists() or path.is_symlink():
             found.append(path)
         elif matches := _glob(path):
@@ -169,6 +170,28 @@ def files_by_stem(
             )
         )
     return {stem: paths[0] for stem, paths in stems.items() if len(paths) == 1}, problems
+
+
+def _other_files(folder: Path, drawn: Callable[[Path], bool]) -> list[Problem]:
+    """A note of the files of a folder that are no images by their names, without hidden ones."""
+    names = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not (path.name.startswith(".") or _is_picture(path.name) or path.is_dir() or drawn(path))
+    )
+    if not names:
+        return []
+    return [
+        Problem(
+            str(folder),
+            f"{len(names)} file(s) of other kinds passed over: {', '.join(names[:5])}"
+            + (" ..." if len(names) > 5 else ""),
+            f"files that end in {', '.join(EXTENSIONS)}",
+            "save those that are images as PNG or TIFF",
+            "other-files",
+            "note",
+        )
+    ]
 
 
 def unread_below(folder: Path, known: Iterable[Path]) -> list[Problem]:
