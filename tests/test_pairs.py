@@ -129,7 +129,7 @@ def test_a_suffix_that_is_not_known_is_named(tmp_path: Path, ending: str) -> Non
     [
         (["_0000"], "", "_0000"),  # nnU-Net
         (["_0000", "_0001", "_0002"], "", "_0000,_0001,_0002"),
-        ([".ome"], "", ".ome"),
+        ([".raw"], "", ".raw"),
         (["_img"], "_masks", "_img"),  # Cellpose
         ([f"_t{time}" for time in range(9)], "", ""),  # a series, and one mask for all of it
     ],
@@ -252,6 +252,19 @@ def test_composed_and_decomposed_names_are_one(tmp_path: Path, image: str, mask:
     listing = tmp_path / "list.txt"
     listing.write_text(unicodedata.normalize("NFD", "Zürich-é"), encoding="utf-8")
     assert len(find_pairs(images, masks, files=listing).pairs) == 1
+
+
+@pytest.mark.parametrize("image", ["p0.ome.tif", "p0.ome.tiff", "p0.OME.TIF"])
+@pytest.mark.parametrize(
+    "mask", ["p0.png", "p0.ome.png", "p0.ome.tif", "p0_mask.png", "p0.ome_mask.png"]
+)
+def test_ome_is_no_part_of_a_stem(tmp_path: Path, image: str, mask: str) -> None:
+    images, masks = touch(tmp_path / "i", image), touch(tmp_path / "m", mask)
+    for listed in (None, "p0", "p0.ome", image):
+        listing = tmp_path / "list.txt"
+        listing.write_text(listed or "")
+        found = find_pairs(images, masks, files=listing if listed else None)
+        assert matched(found) == [("p0", image, mask)]
 
 
 @pytest.mark.parametrize("extension", [".PNG", ".Jpg", ".JPEG", ".TIF", ".Tiff", ".BMP", ".WEBP"])

@@ -6,6 +6,7 @@ Looks at names only; what is in the files is left to `facts`.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from contorno.errors import InputError, Problem
 from contorno.images import EXTENSIONS
+
+_OME = re.compile(r"\.ome(?![0-9a-z])", re.IGNORECASE)
 
 
 def find_images(
@@ -102,11 +105,15 @@ def read_list(path: Path) -> list[str]:
 
 
 def stem_of(path: Path) -> str:
-    """Name without its image extension ("a.b.png" gives "a.b"), in one Unicode form (NFC)."""
+    """Name without its image extension ("a.b.png" gives "a.b"), in one Unicode form (NFC).
+
+    OME-TIFF has two, "a.ome.tif"; what other programs make of it may keep the first, as in
+    "a.ome_mask.png", which gives "a_mask".
+    """
     name = path.name
     if path.suffix.lower() in EXTENSIONS:
         name = name[: -len(path.suffix)]
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", _OME.sub("", name) or name)
 
 
 def files_by_stem(
