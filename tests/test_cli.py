@@ -286,7 +286,7 @@ def test_check_writes_also_where_no_image_has_a_mask(
         shutil.copy(mask, tmp_path / "masks" / f"other{index}.png")
     pairs = [str(data / "images"), str(tmp_path / "masks")]
     page, file = tmp_path / "check.html", tmp_path / "check.json"
-    page.write_text("of the last check")
+    page.write_text("<title>contorno check</title>")  # of the last check
     assert main(["check", *pairs, "--json", str(file), "--page", str(page)]) == 2
     assert "no mask here is named after an image" in capsys.readouterr().out
     assert [one["kind"] for one in json.loads(file.read_text())["findings"]] == ["no-names"]
@@ -333,6 +333,24 @@ def test_check_replaces_no_image_or_mask(
     mask = str(data / "masks" / "p0.png")
     assert mask in refused(["check", *pairs, option, mask], capsys, code=2)
     assert digests(data) == before
+
+
+def test_check_replaces_only_what_it_wrote(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, scores = [str(data / part) for part in ("images", "masks")], tmp_path / "scores"
+    assert main(["evaluate", str(model), *pairs, "--out", str(scores), "--engine", "pytorch"]) == 0
+    page, file, notes = (tmp_path / name for name in ("check.html", "check.json", "notes.html"))
+    file.touch()
+    for _ in range(2):
+        assert main(["check", *pairs, "--json", str(file), "--page", str(page)]) == 0
+    notes.write_text("<title>mine</title>")
+    for other in (notes, scores / "results.json", scores / "report.html"):
+        before = other.read_bytes()
+        for option in ("--json", "--page"):
+            told = refused(["check", *pairs, option, str(other)], capsys, code=2)
+            assert f"{other}: a file that check did not write" in told
+        assert other.read_bytes() == before
 
 
 def test_a_reader_that_has_enough_is_no_error(data: Path) -> None:

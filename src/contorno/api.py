@@ -283,8 +283,8 @@ def check(
         images, masks, suffix, files, channels, pages, group, foreground, classes, ignore: as in
             `train`.
         validation_files: list of the stems that validate, to be checked for leaks.
-        json: file to write the result to.
-        page: HTML page to write, with a picture of every suspicious pair.
+        json: file to write the result to; it may take the place of what `check` wrote before.
+        page: HTML page to write, with a picture of every suspicious pair; likewise.
         workers: threads that read; all cores when None.
 
     Returns:
@@ -295,7 +295,7 @@ def check(
     Raises:
         InputError: a folder that is missing or holds no image; or options that cannot work.
     """
-    from contorno.check_page import write_page
+    from contorno.check_page import replaceable, write_page
     from contorno.data.check import check as look
 
     began, threads = clock_time.monotonic(), _threads(workers)
@@ -318,6 +318,8 @@ def check(
     for file in written:
         if realpath(file) in pictures:
             raise ConfigError(f"{file}: one of the images or masks themselves; choose another name")
+        if not replaceable(Path(file)):
+            raise ConfigError(f"{file}: a file that check did not write; choose another name")
     with bar("Checking", len(found.pairs)) as advance:
         done = look(
             found.pairs,

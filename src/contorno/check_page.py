@@ -81,6 +81,18 @@ def write_page(result: dict[str, Any], out: Path) -> Path:
     return out
 
 
+def replaceable(file: Path) -> bool:
+    """Whether there is no such file, or an empty one, or one that `contorno check` wrote."""
+    if not file.is_file():  # a device or a pipe is written into
+        return True
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return False
+    result = data.startswith(b'{\n "contorno":') and b'\n "findings":' in data
+    return not data or result or b"contorno check</title>" in data
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.3g}%"
 
