@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,15 @@ def test_sweep_takes_only_our_own_leftovers(tmp_path: Path) -> None:
     sweep(tmp_path)
     assert names(tmp_path) == [".hidden", "x"]
     sweep(tmp_path / "none")  # nothing there, nothing to do
+
+
+def test_sweep_leaves_what_may_be_written_to(tmp_path: Path) -> None:
+    now, old = (tmp_path / f"{TEMPORARY_PREFIX}{name}" for name in ("now", "old"))
+    for file in (now, old):
+        file.touch()
+    os.utime(old, (0, time.time() - 61))
+    sweep(tmp_path, idle=60)
+    assert names(tmp_path) == [now.name]
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.engines.averaging import Averaged
 from contorno.errors import ConfigError, InputError, OutOfMemory
+from contorno.files import TEMPORARY_PREFIX
 from contorno.images import ImageError, read_raw_mask
 from contorno.model import Model, load
 from contorno.predict import draw_outline, probability_map
@@ -255,6 +256,18 @@ def test_a_mask_that_was_cut_short_is_not_taken_for_done(
     assert "did not make" in outcome.problems[0].what
     assert predicted(model, photos / "a.png", tmp_path, overwrite=True).written == [target]
     assert target.read_bytes() == whole
+
+
+def test_what_a_killed_run_left_half_written_goes(
+    model: Model, photos: Path, tmp_path: Path
+) -> None:
+    killed, at_work = (tmp_path / f"{TEMPORARY_PREFIX}{number}" for number in (1, 2))
+    for file in (killed, at_work):
+        file.touch()
+    os.utime(killed, (0, killed.stat().st_mtime - 7200))
+    predicted(model, photos / "a.png", tmp_path)
+    assert not killed.exists()
+    assert at_work.exists()  # another process may be writing it
 
 
 def test_another_model_does_not_overwrite(model: Model, photos: Path, tmp_path: Path) -> None:

@@ -783,6 +783,18 @@ def test_killed_while_its_folder_was_written_a_run_is_begun_again(
     assert not list(left.glob(".contorno-*"))
 
 
+def test_masks_that_were_half_written_go_with_the_next_lock(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in (".", "predictions", "truths", "predictions/nucleus")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".contorno-0123456789abcdef").touch()
+        (folder / "p0.png").touch()
+    with locked(tmp_path):
+        for folder in folders:
+            assert (folder / "p0.png").exists()
+            assert not (folder / ".contorno-0123456789abcdef").exists()
+
+
 def test_a_split_of_somebody_elses_is_left_as_it_is(discs: Path, tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text('{"train": ["p1"], "test": ["p2"]}')
     with pytest.raises(ConfigError, match="exists already and is left as it is"):

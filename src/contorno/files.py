@@ -14,6 +14,7 @@ import hashlib
 import io
 import os
 import secrets
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -108,11 +109,17 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sweep(folder: Path) -> None:
-    """Remove temporary files that a killed writer left in `folder`."""
+def sweep(folder: Path, *, idle: float = 0) -> None:
+    """Remove temporary files that a killed writer left in `folder`.
+
+    Args:
+        folder: where nobody else writes, or with `idle`, anybody.
+        idle: seconds since a file was last written to, after which no writer can be at work on it.
+    """
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
         with contextlib.suppress(OSError):
-            leftover.unlink()
+            if time.time() - leftover.stat().st_mtime >= idle:
+                leftover.unlink()
 
 
 def sync(path: Path) -> None:

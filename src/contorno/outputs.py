@@ -17,10 +17,11 @@ from contorno.card import ModelCard
 from contorno.data.labels import prediction_paths
 from contorno.data.names import picture_name
 from contorno.errors import Problem
-from contorno.files import storage_error
+from contorno.files import storage_error, sweep
 from contorno.images import ImageError, png_text
 
 MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
+_IDLE = 3600  # seconds: another predict may write into the folder now, but no mask takes so long
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def refuse_itself(image: Path, wanted: list[Path]) -> None:
 def make_folders(files: Sequence[Path]) -> None:
     """Make the folders of files; only where they are there does a name show that it is too long.
 
+    What killed writers left half written in them goes.
+
     Raises:
         StorageError: they cannot be made.
     """
@@ -123,6 +126,7 @@ def make_folders(files: Sequence[Path]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise storage_error(folder, 0, error) from error
+        sweep(folder, idle=_IDLE)
 
 
 def standing(image: Path, wanted: Sequence[Path]) -> list[Path]:

@@ -202,17 +202,23 @@ def locked(run: Path) -> Iterator[None]:
         StorageError: nothing can be written there.
     """
     if sys.platform == "win32":
-        sweep(run)
+        _sweep(run)
         yield
         return
     path = run / LOCK
     with _lock(path):
         try:
-            sweep(run)
+            _sweep(run)
             yield
         finally:
             with suppress(OSError):
                 path.unlink()
+
+
+def _sweep(run: Path) -> None:
+    """Remove what a killed process left half written in a run folder and among its masks."""
+    for folder in (run, *run.glob("predictions/**"), *run.glob("truths/**")):
+        sweep(folder)
 
 
 def _lock(path: Path) -> BinaryIO:
