@@ -11,7 +11,7 @@ import pytest
 
 from contorno.data.names import find_images, read_list
 from contorno.data.pairs import SUFFIXES, Found, find_pairs
-from contorno.errors import InputError, Problem
+from contorno.errors import ConfigError, InputError, Problem
 
 # pairs looks at names only, so files may be empty
 
@@ -495,6 +495,43 @@ def test_a_folder_of_masks_for_each_class(tmp_path: Path) -> None:
     assert [(p.name, [f.parent.name for f in p.masks]) for p in found.pairs] == [("a", ["n", "r"])]
     kinds = {(Path(p.path).name, p.kind) for p in wrong(found)}
     assert kinds == {("b.png", "image-without-mask"), ("z.png", "mask-without-image")}
+
+
+def test_each_class_folder_has_its_own_ending(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.tif", "b.tif")
+    masks = {
+        "cells": touch(tmp_path / "c", "a_cells.png", "b_cells.png"),
+        "nuclei": touch(tmp_path / "n", "a_nuclei.png", "b_nuclei.png"),
+        "rims": touch(tmp_path / "r", "a.png", "b.png"),
+    }
+    found = find_pairs(images, masks)
+    assert not found.pairs
+    assert {(p.path, p.fix) for p in found.problems} == {
+        (str(tmp_path / name), "add --suffix _cells,_nuclei,") for name in "cn"
+    }
+    found = find_pairs(images, masks, suffix="_cells,_nuclei,")
+    assert [[mask.name for mask in pair.masks] for pair in found.pairs] == [
+        [f"{stem}_cells.png", f"{stem}_nuclei.png", f"{stem}.png"] for stem in "ab"
+    ]
+    assert {p.kind for p in found.problems} == {"suffix-rule"}
+    assert found.rule == "masks are matched by stem + '_cells', '_nuclei', ''"
+    with pytest.raises(ConfigError, match="2 suffixes for 3 folders"):
+        find_pairs(images, masks, suffix="_cells,_nuclei")
+    with pytest.raises(InputError, match="r: no stem of a mask ends in the suffix '_rims'"):
+        find_pairs(images, masks, suffix="_cells,_nuclei,_rims")
+
+
+def test_known_endings_of_class_folders_are_found(tmp_path: Path) -> None:
+    images = touch(tmp_path / "i", "a.tif", "b.tif")
+    masks = {
+        "cells": touch(tmp_path / "c", "a_mask.png", "b_mask.png"),
+        "nuclei": touch(tmp_path / "n", "a.png", "b.png"),
+        "rims": touch(tmp_path / "r", "a_seg.png", "b_seg.png"),
+    }
+    found = find_pairs(images, masks)
+    assert [[mask.name for mask in pair.masks] for pair in found.pairs] == [
+        [f"{stem}_mask.png", f"{stem}.png", f"{stem}_seg.png"] for stem in "ab"
+    ]
 
 
 def test_names_that_differ_by_case_are_paired_with_a_warning(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def train(
         resume: run folder to continue exactly; everything but `workers` comes from it.
         folds: part the pairs into so many and train a model for each, without it (`folds.start`);
             `time` is that of all. Takes the place of `validation`.
-        suffix: what a mask's stem has after its image's.
+        suffix: what a mask's stem has after its image's; of several folders of masks one for all,
+            or one for each, "_cells,_nuclei".
         files: list of stems to restrict the data to.
         channels: where each channel has a file of its own, what their stems end in.
         pages: take the pages of a TIFF as channels.

@@ -172,7 +172,8 @@ def train(
         by a model that has not seen it, masks that look wrong are listed, and the run folder
         predicts with the mean of the models. --time is that of all.
     suffix
-        What a mask's stem has after its image's, such as _mask. Guessed when needed.
+        What a mask's stem has after its image's, such as _mask; of several folders of masks one for
+        all, or one for each: _cells,_nuclei. Guessed when needed.
     files
         Text file of stems or paths, one a line: only these are used.
     channels
@@ -376,7 +377,8 @@ def check(
     masks
         Folder of masks, or --masks NAME=FOLDER for each class where classes overlap.
     suffix
-        What a mask's stem has after its image's, such as _mask. Guessed when needed.
+        What a mask's stem has after its image's, such as _mask; of several folders of masks one for
+        all, or one for each: _cells,_nuclei. Guessed when needed.
     files
         Text file of stems or paths, one a line: only these are looked at.
     channels

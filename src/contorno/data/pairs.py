@@ -12,7 +12,7 @@ from pathlib import Path
 from shlex import quote
 
 from contorno.data.names import channel_files, files_by_stem, unread_below, wanted_stems
-from contorno.errors import InputError, Problem
+from contorno.errors import ConfigError, InputError, Problem
 
 SUFFIXES = (
     "_mask",
@@ -83,12 +83,13 @@ def find_pairs(
     Args:
         images: folder of images, or of images and masks when `masks` is None.
         masks: folder of masks, or for each class its folder.
-        suffix: what a mask's stem has after its image's, such as "_mask"; guessed when None.
+        suffix: what a mask's stem has after its image's, such as "_mask"; of several folders one
+            for all, or one for each, "_cells,_nuclei"; guessed when None.
         files: text file of stems or paths, one a line; only these are taken.
         channels: what the stems of a picture's files end in, one for each channel.
 
     Raises:
-        InputError: a folder that is missing or holds no image at all.
+        InputError: a folder that is missing or holds no image at all; or a suffix that no mask has.
     """
     told: set[str] = set()  # stems with a problem of their own: their partners are not lonely
     entries, problems = files_by_stem(images, told)
@@ -106,51 +107,49 @@ def find_pairs(
     if files is None:
         problems += unread_below(images, folders)
     if not together:
-        read = [files_by_stem(folder, told) for folder in folders]
-        mask_files = [by_stem for by_stem, _ in read]
-        problems += [problem for _, found in read for problem in found]
-        if suffix is None:
-            suffix = _guess_suffix(pictures, mask_files[0])
-            plain = sum(stem in mask_files[0] for stem in pictures)
-            ends = sum(stem.endswith(suffix) for stem in mask_files[0]) if suffix else 0
-            suffix = suffix if ends > plain else None
-    suffix = suffix or ""
-    if suffix and not any(stem.endswith(suffix) for by_stem in mask_files for stem in by_stem):
-        raise InputError(f"{folders[0]}: no stem of a mask ends in the suffix {suffix!r}")
-    if suffix:
-        problems.append(_suffix_rule(folders[0], suffix))
+        listed = [files_by_stem(folder, told) for folder in folders]
+        mask_files = [by_stem for by_stem, _ in listed]
+        problems += [problem for _, found in listed for problem in found]
+    suffixes = [suffix or ""] if together else _suffixes(suffix, pictures, mask_files)
+    for folder, by_stem, ending in zip(folders, mask_files, suffixes, strict=True):
+        if ending and not any(stem.endswith(ending) for stem in by_stem):
+            raise InputError(f"{folder}: no stem of a mask ends in the suffix {ending!r}")
+        if ending:
+            problems.append(_suffix_rule(folder, ending))
     problems += _case_twins(pictures)
-    mask_files = [_same_but_for_case(pictures, by_stem, suffix, problems) for by_stem in mask_files]
+    mask_files = [
+        _same_but_for_case(pictures, by_stem, ending, problems)
+        for by_stem, ending in zip(mask_files, suffixes, strict=True)
+    ]
     wanted = wanted_stems(files, pictures, problems) if files else set(pictures)
+    read = list(zip(folders, mask_files, suffixes, strict=True))
     strange = {
-        folder: _strangers(folder, pictures, by_stem, channels)
-        for folder, by_stem in zip(folders, mask_files, strict=True)
+        folder
+        for folder, by_stem, ending in read
         if files is None
         and min(len(pictures), len(by_stem)) > 1
-        and not any(stem + suffix in by_stem for stem in pictures)
+        and not any(stem + ending in by_stem for stem in pictures)
     }
-    problems += strange.values()
+    problems += _strangers(pictures, read, strange, channels)
     pairs = []
     for stem in sorted(wanted):
-        lacking = [
-            folder
-            for folder, by_stem in zip(folders, mask_files, strict=True)
-            if stem + suffix not in by_stem
+        own = [(folder, by_stem, stem + ending) for folder, by_stem, ending in read]
+        lacking = [(folder, name) for folder, by_stem, name in own if name not in by_stem]
+        problems += [
+            _lonely_image(pictures[stem][0], folder / name)
+            for folder, name in lacking
+            if folder not in strange and name not in told
         ]
-        if stem + suffix not in told:
-            problems += [
-                _lonely_image(pictures[stem][0], folder / (stem + suffix))
-                for folder in lacking
-                if folder not in strange
-            ]
         if not lacking:
-            own = tuple(by_stem[stem + suffix] for by_stem in mask_files)
-            pairs.append(Pair(stem, pictures[stem], own))
+            masks_of = tuple(by_stem[name] for _, by_stem, name in own)
+            pairs.append(Pair(stem, pictures[stem], masks_of))
     if files is None:
-        for folder, by_stem in zip(folders, mask_files, strict=True):
+        for folder, by_stem, ending in read:
             if folder not in strange:
-                problems += _lonely_masks({**pictures, **dict.fromkeys(told)}, by_stem, suffix)
-    rule = f"masks are matched by stem + {suffix!r}" if suffix else "masks are matched by stem"
+                problems += _lonely_masks({**pictures, **dict.fromkeys(told)}, by_stem, ending)
+    rule = "masks are matched by stem"
+    if any(suffixes):
+        rule += f" + {', '.join(dict.fromkeys(map(repr, suffixes)))}"
     if channels:
         rule += f"; channels are the files that end in {', '.join(channels)}"
     return Found(tuple(pairs), tuple(problems), rule)
@@ -183,6 +182,31 @@ def _same_but_for_case(
                 )
             )
     return renamed
+
+
+def _suffixes(
+    given: str | None, images: Mapping[str, object], folders: Sequence[Mapping[str, Path]]
+) -> list[str]:
+    """The suffix of the masks of each folder: one for all, one for each, or guessed."""
+    if given is None:
+        return [_own_suffix(images, masks) for masks in folders]
+    if len(folders) == 1 or "," not in given:
+        return [given] * len(folders)
+    each = [part.strip() for part in given.split(",")]
+    if len(each) != len(folders):
+        raise ConfigError(
+            f"suffix {given!r}: {len(each)} suffixes for {len(folders)} folders of masks; give one "
+            "for all, or one for each in the order of the folders"
+        )
+    return each
+
+
+def _own_suffix(images: Mapping[str, object], masks: Mapping[str, Path]) -> str:
+    """The suffix that pairs more masks with an image than their whole stems do; "" where none."""
+    suffix = _guess_suffix(images, masks)
+    plain = sum(stem in masks for stem in images)
+    ends = sum(stem.endswith(suffix) for stem in masks) if suffix else 0
+    return suffix if suffix and ends > plain else ""
 
 
 def _guess_suffix(images: Mapping[str, object], masks: Mapping[str, Path]) -> str | None:
@@ -239,30 +263,49 @@ def _no_suffix(folder: Path, stems: Collection[str]) -> str:
 
 
 def _strangers(
-    folder: Path,
     images: Mapping[str, object],
-    masks: Mapping[str, Path],
+    read: Sequence[tuple[Path, Mapping[str, Path], str]],
+    strange: Collection[Path],
     channels: Sequence[str],
-) -> Problem:
-    """What is wrong with all names at once, where no mask is named after any image."""
+) -> list[Problem]:
+    """What is wrong with all names at once, where no mask of a folder is named after any image.
+
+    Args:
+        images: by their stems.
+        read: each folder of masks, these by their stems, and their suffix.
+        strange: those of the folders of which this is so.
+        channels: what stems of images end in, as given.
+    """
+    endings = [
+        _common_ending(images, masks) if folder in strange else suffix
+        for folder, masks, suffix in read
+    ]
+    known = [ending for ending in endings if ending is not None]
+    together = known[0] if len({*known}) == 1 else ",".join(known)
+    return [
+        Problem(
+            str(folder),
+            f"no mask here is named after an image: the first image is {min(images)}, the first "
+            f"mask {min(masks)}",
+            "the stem of the image for its mask, or that with one ending",
+            f"add --suffix {quote(together)}"
+            if len(known) == len(endings)
+            else _renaming(images, masks, channels),
+            "no-names",
+        )
+        for folder, masks, _ in read
+        if folder in strange
+    ]
+
+
+def _renaming(images: Iterable[str], masks: Collection[str], channels: Sequence[str]) -> str:
+    """How to mend names that no suffix pairs."""
     fix = "rename the masks after their images"
-    if ending := _common_ending(images, masks):
-        fix = f"add --suffix {quote(ending)}"
-    elif not channels:
-        for suffix in ("", *SUFFIXES):
-            names = {stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
-            if names and (endings := _channel_endings(images, names)):
-                fix += f", or train with --channels {quote(','.join(endings))}, in which those end"
-                break
-    first, *_ = sorted(masks)
-    return Problem(
-        str(folder),
-        f"no mask here is named after an image: the first image is {min(images)}, the first mask "
-        f"{first}",
-        "the stem of the image for its mask, or that with one ending",
-        fix,
-        "no-names",
-    )
+    for suffix in () if channels else ("", *SUFFIXES):
+        names = {stem.removesuffix(suffix) for stem in masks if stem.endswith(suffix)}
+        if names and (endings := _channel_endings(images, names)):
+            return f"{fix}, or train with --channels {quote(','.join(endings))}, in which those end"
+    return fix
 
 
 def _suffix_rule(folder: Path, suffix: str) -> Problem:
