@@ -217,7 +217,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def _sweep(run: Path) -> None:
     """Remove what a killed process left half written in a run folder and among its masks."""
-    for folder in (run, *run.glob("predictions/**"), *run.glob("truths/**")):
+    for folder in (run, *run.glob("predictions/**/"), *run.glob("truths/**/")):
         sweep(folder)
 
 
