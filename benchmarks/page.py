@@ -11,7 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ablation_page import ablation, ablation_before, averages, kept_epoch, light
+from ablation_page import (
+    ablation,
+    ablation_before,
+    ablation_steps,
+    averages,
+    kept_epoch,
+    light,
+)
 from accuracy_page import accuracy, accuracy_float32, summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -404,6 +411,7 @@ SECTIONS = {
     "accuracy_float32": accuracy_float32,
     "ablation": ablation,
     "averages": averages,
+    "ablation_steps": ablation_steps,
     "light": light,
     "ablation_before": ablation_before,
     "kept": kept_epoch,
