@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -253,6 +254,27 @@ def test_artefacts_that_openvino_cannot_write_are_named(run: Path, tmp_path: Pat
         with pytest.raises(StorageError, match=r"model\.engines.*cannot be written: .*disk full"):
             contorno.load(path, device="cpu", engine="openvino").predict(np.zeros((9, 9), np.uint8))
     assert not list(tmp_path.rglob("model.xml"))
+
+
+def test_an_artefact_that_cannot_take_its_place_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(StorageError, match=r"engine-1.*cannot be written: Input/output error"):
+        made_of(tmp_path).made("engine-1", lambda _: None)
+
+
+def test_another_process_may_make_the_same_artefact_first(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "graph").write_text("second")
+        there = made_of(tmp_path).place("engine-1")
+        there.mkdir()
+        (there / "graph").write_text("first")
+
+    assert (made_of(tmp_path).made("engine-1", make) / "graph").read_text() == "first"
 
 
 def test_artefacts_of_a_replaced_model_go(tmp_path: Path) -> None:

@@ -79,8 +79,7 @@ class Artifacts:
             make(draft)
             for file in draft.iterdir():
                 sync(file)
-            with contextlib.suppress(FileExistsError, OSError):  # another process was quicker
-                draft.rename(target)
+            _rename(draft, target)
         except OSError as error:
             raise storage_error(target, 0, error) from error
         finally:
@@ -93,6 +92,14 @@ class Artifacts:
             for other in self.folder.parent.iterdir():
                 if other != self.folder:
                     shutil.rmtree(other, ignore_errors=True)
+
+
+def _rename(draft: Path, target: Path) -> None:
+    try:
+        draft.rename(target)
+    except OSError:
+        if not target.exists():  # else another process was quicker
+            raise
 
 
 def damaged(graph: Path) -> ModelFileError:
