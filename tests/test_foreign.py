@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -509,6 +510,21 @@ def test_convert_writes_into_no_folder_or_pipe(tmp_path: Path) -> None:
         for overwrite in (False, True):
             with pytest.raises(ModelFileError, match=r"a folder, a pipe or a device; choose anoth"):
                 contorno.convert(path, tmp_path / name, overwrite=overwrite)
+
+
+def test_a_model_of_contorno_needs_no_converting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    contorno.convert(saved(tmp_path, r2().state_dict()), run / "model.safetensors")
+    copy = shutil.copy(run / "model.safetensors", tmp_path / "unet.pt")
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / "ensemble.json").touch()
+    for path in (run / "model.safetensors", copy, run, tmp_path / "folds"):
+        assert main(["convert", str(path), "--out", str(tmp_path / "new.safetensors")]) == 2
+        assert f"{path}: a contorno model already" in capsys.readouterr().err
+    assert not (tmp_path / "new.safetensors").exists()
 
 
 def test_convert_with_a_size_resizes_there_and_back(tmp_path: Path) -> None:

@@ -151,6 +151,17 @@ def read_card(path: Path) -> ModelCard:
         ) from None
 
 
+def is_model(path: Path) -> bool:
+    """Whether `path` is a model file of ours, or a run folder."""
+    if path.is_dir():
+        return any((path / name).exists() for name in ("model.safetensors", "ensemble.json"))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return CARD in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def model_path(path: Path) -> Path:
     """The model file meant by `path`: itself, or model.safetensors in a run folder.
 

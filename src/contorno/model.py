@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from contorno.card import ModelCard, model_path, read_card
+from contorno.card import ModelCard, is_model, model_path, read_card
 from contorno.config import Preprocessing, build
 from contorno.data.labels import Labels
 from contorno.engines import Engine
@@ -305,10 +305,12 @@ def convert(
         overwrite: replace an existing file.
 
     Raises:
-        ModelFileError: not such a checkpoint, or keys left over; or `out` exists, is the checkpoint
-            itself, no file or named like a checkpoint.
+        ModelFileError: not such a checkpoint, a model already, or keys left over; or `out` exists,
+            is the checkpoint itself, no file or named like a checkpoint.
     """
     path, out = Path(path), Path(out)
+    if is_model(path):
+        raise ModelFileError(f"{path}: a contorno model already, which is used as it is")
     if out.exists() and not out.is_file():
         raise ModelFileError(f"{out}: a folder, a pipe or a device; choose another --out")
     if out.exists() and not overwrite:
