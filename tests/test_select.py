@@ -270,7 +270,7 @@ def test_an_artefact_that_cannot_take_its_place_says_why(
 def test_another_process_may_make_the_same_artefact_first(tmp_path: Path) -> None:
     def make(folder: Path) -> None:
         (folder / "graph").write_text("second")
-        there = made_of(tmp_path).place("engine-1")
+        there = folder.with_name(f"engine-1-contorno-{contorno.__version__}")
         there.mkdir()
         (there / "graph").write_text("first")
 
@@ -305,6 +305,77 @@ def test_where_the_model_cannot_be_written_beside(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache2"))
     with pytest.raises(StorageError, match="cannot be written"):
         _ = made_of(tmp_path).folder
+
+
+def sealed(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
+    """As if nothing in these folders could be written."""
+    access = os.access
+
+    def allowed(path: Path, mode: int) -> bool:
+        inside = any(folder in (path, *path.parents) for folder in folders)
+        return access(path, mode) and not (inside and mode == os.W_OK)
+
+    monkeypatch.setattr(artifacts.os, "access", allowed)
+
+
+def test_what_stands_ready_is_used_where_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    there = made_of(tmp_path).made("engine-1", lambda _: None)
+    sealed(monkeypatch, tmp_path / "model.engines")
+    assert made_of(tmp_path).made("engine-1", pytest.fail) == there
+    own = made_of(tmp_path).made("engine-2", lambda _: None)
+    assert own.is_relative_to(tmp_path / "cache")
+    again = made_of(tmp_path).make("engine-1", lambda _: None)  # 8 bits of other pictures
+    assert again.is_relative_to(tmp_path / "cache")
+    assert made_of(tmp_path).ready("engine-1") == again
+    assert there.exists()
+
+
+def test_8_bits_of_other_pictures_where_the_first_cannot_be_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = Path(shutil.copy(run / "model.safetensors", tmp_path))
+    channels = source(file).card.network.in_channels
+    dark, light = (np.full((32, 32, channels), value, np.uint8) for value in (3, 200))
+    first = select.quantise(source(file), [dark])
+    sealed(monkeypatch, tmp_path / "model.engines")
+    assert select.quantise(source(file), [dark]) == first
+    assert select.quantise(source(file), [light]).is_relative_to(tmp_path / "cache")
+
+
+def test_auto_where_nothing_can_be_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = Path(shutil.copy(run / "model.safetensors", tmp_path))
+    channels = source(path).card.network.in_channels
+    even, odd = (np.zeros((edge, edge, channels), np.uint8) for edge in (16, 17))
+    expected = contorno.load(path, device="cpu", engine="openvino").predict(even)
+    write_bench(source(path), {"fastest": "openvino"})
+    sealed(monkeypatch, tmp_path)
+    assert choose_engine(source(path)) == ("openvino", "the fastest here by contorno bench")
+    model = contorno.load(path, device="cpu")
+    assert np.array_equal(model.predict(even), expected)
+    assert model.engine.name.startswith("OpenVINO")
+    model.predict(odd)  # for which no graph was made
+    assert model.engine.name.startswith("PyTorch")
+    assert "cannot be written; done from here on: PyTorch" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "model.engines")
+    assert choose_engine(source(path))[0] == "pytorch"
+
+
+def test_a_damaged_artefact_that_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = made_of(tmp_path).made("engine-1", lambda _: None)
+    sealed(monkeypatch, tmp_path)
+    words = str(artifacts.damaged(there / "model.xml"))
+    assert f"{there} cannot be deleted from here; have it done, or take --engine pytorch" in words
 
 
 def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""An engine with PyTorch behind it, for graphs that may not hold for every size of picture."""
+"""An engine with PyTorch behind it, where there may not be a graph for every size of picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from contorno.engines import Engine
-from contorno.errors import ConfigError
+from contorno.errors import ConfigError, StorageError
 from contorno.progress import warn
 
 Array = NDArray[Any]
@@ -18,7 +18,8 @@ class OrPyTorch:
     """Asks an engine until it refuses a picture, and PyTorch from then on, which it says.
 
     Args:
-        engine: asked first; it raises ConfigError for what its graph does not hold for.
+        engine: asked first; it raises ConfigError for what its graph does not hold for, and
+            StorageError where that for a picture is not there and cannot be made.
         pytorch: opens the engine that takes its place.
     """
 
@@ -34,7 +35,7 @@ class OrPyTorch:
         """Pictures (N, H, W, C) to probabilities (N, K, H, W) float32; see `Engine`."""
         try:
             return self._engine.probabilities(batch)
-        except ConfigError as error:
+        except (ConfigError, StorageError) as error:
             self._take(self._pytorch())
             warn(f"{error}; done from here on: {self.name}")
         return self._engine.probabilities(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from contorno.card import ModelCard
 from contorno.engines import Engine
 from contorno.engines.artifacts import Artifacts
 from contorno.engines.picture import graph_type, least
-from contorno.errors import ConfigError, StorageError
+from contorno.errors import ConfigError
 from contorno.files import sha256, write_text
 from contorno.hardware import Hardware
 
@@ -36,6 +37,7 @@ _PACKAGES = {  # what an engine needs, and the extra that installs it
 }
 _FORMATS = {"openvino-int8": "int8", "onnxruntime": "32-true"}  # the others compute in either
 _BENCH = "bench.json"
+_ONNX = "onnx"
 _SEEN = "pictures.sha256"  # of those that 8 bits were calibrated on
 
 
@@ -71,7 +73,8 @@ def open_engine(name: str, source: Source, *, threads: int | None = None) -> Eng
     require(name, source.hardware)
     if name == "auto":
         name, _ = choose_engine(source)
-        if name != "pytorch" and source.card.network.encoder is not None:
+        whole = source.card.network.encoder is None and source.artifacts.unwritable is None
+        if name != "pytorch" and not whole:
             from contorno.engines.fallback import OrPyTorch
 
             chosen = open_engine(name, source, threads=threads)
@@ -91,7 +94,7 @@ def open_engine(name: str, source: Source, *, threads: int | None = None) -> Eng
         graphs = partial(openvino_graph, source)
         return OpenVINOEngine(graphs, source.card, precision, threads=threads)
     graph = _int8(source)
-    if not graph.exists():
+    if graph is None:
         raise ConfigError(
             f"engine {name} needs an 8-bit form of the model, made of pictures like those it was "
             f"trained on: contorno bench {source.artifacts.model} IMAGES MASKS"
@@ -113,17 +116,15 @@ def choose_engine(source: Source) -> tuple[str, str]:
     """The name of the engine that "auto" means here, and why."""
     if source.hardware.accelerator != "cpu":
         return "pytorch", "PyTorch is what runs on this device"
-    try:
-        _ = source.artifacts.folder
-    except StorageError as error:
-        return "pytorch", f"the only one that keeps no files, and {error}"
     measured = read_bench(source)
     if measured is not None and _ready(measured["fastest"], source):
         return measured["fastest"], "the fastest here by contorno bench"
-    if not missing_for("openvino"):
+    if _can_be("openvino", source):
         return "openvino", "OpenVINO is installed, and the fastest on the CPUs measured"
-    if not source.hardware.bf16 and not missing_for("onnxruntime"):
+    if not source.hardware.bf16 and _can_be("onnxruntime", source):
         return "onnxruntime", "faster than PyTorch in float32 on the CPUs measured"
+    if (problem := source.artifacts.unwritable) is not None:
+        return "pytorch", f"the only one that keeps no files, and {problem}"
     return "pytorch", "pip install 'contorno[openvino]' gives a faster one"
 
 
@@ -134,8 +135,22 @@ def fits(name: str, hardware: Hardware) -> bool:
 
 def _ready(name: str, source: Source) -> bool:
     """Whether this engine would run now: 8 bits only where `quantise` left their graph."""
-    there = name != "openvino-int8" or _int8(source).exists()
-    return there and fits(name, source.hardware) and not missing_for(name)
+    there = name != "openvino-int8" or _int8(source) is not None
+    return there and fits(name, source.hardware) and _can_be(name, source)
+
+
+def _can_be(name: str, source: Source) -> bool:
+    """Whether its libraries are here, and what it is made of can be made or stands ready."""
+    if missing_for(name):
+        return False
+    kept = {
+        "openvino": (_openvino_name(aligned=True), _openvino_name(aligned=False)),
+        "openvino-int8": (_int8_name(),),
+        "onnxruntime": (_ONNX,),
+    }.get(name)
+    if kept is None or source.artifacts.unwritable is None:
+        return True
+    return any(source.artifacts.ready(one) is not None for one in kept)
 
 
 def missing_for(name: str) -> tuple[str, str] | None:
@@ -160,8 +175,7 @@ def openvino_graph(source: Source, aligned: bool) -> Path:
 
         convert(_portable(source, aligned=aligned, merged=aligned), folder)
 
-    form = "-aligned" if aligned else ""
-    return source.artifacts.made(f"openvino-{_version('openvino')}{form}", make) / "model.xml"
+    return source.artifacts.made(_openvino_name(aligned=aligned), make) / "model.xml"
 
 
 def quantise(source: Source, pictures: Sequence[NDArray[Any]]) -> Path:
@@ -184,19 +198,22 @@ def quantise(source: Source, pictures: Sequence[NDArray[Any]]) -> Path:
         (folder / _SEEN).write_text(seen)
 
     seen = sha256("".join(sha256(picture.tobytes()) for picture in pictures).encode())
-    before = source.artifacts.place(_int8_name())
-    if before.exists() and not _says(before / _SEEN, seen):
-        shutil.rmtree(before, ignore_errors=True)
-    return source.artifacts.made(_int8_name(), make) / "model.xml"
+    before = _int8(source)
+    if before is not None and _says(before.with_name(_SEEN), seen):
+        return before
+    if before is not None and before.parent.parent == source.artifacts.folder:
+        shutil.rmtree(before.parent, ignore_errors=True)
+    return source.artifacts.make(_int8_name(), make) / "model.xml"
 
 
 def read_bench(source: Source) -> dict[str, Any] | None:
     """What `contorno bench` found for this model on this machine, if it did."""
-    try:
-        record: dict[str, Any] = json.loads((source.artifacts.folder / _BENCH).read_text())
-    except (OSError, ValueError):
-        return None
-    return record if record.get("machine") == _machine(source) else None
+    for folder in source.artifacts.readable:
+        with contextlib.suppress(OSError, ValueError):
+            record: dict[str, Any] = json.loads((folder / _BENCH).read_text())
+            if record.get("machine") == _machine(source):
+                return record
+    return None
 
 
 def write_bench(source: Source, record: dict[str, Any]) -> None:
@@ -226,11 +243,16 @@ def _onnx(source: Source) -> Path:
 
         write_onnx(_portable(source), folder / "model.onnx")
 
-    return source.artifacts.made("onnx", make) / "model.onnx"
+    return source.artifacts.made(_ONNX, make) / "model.onnx"
 
 
-def _int8(source: Source) -> Path:
-    return source.artifacts.place(_int8_name()) / "model.xml"
+def _int8(source: Source) -> Path | None:
+    folder = source.artifacts.ready(_int8_name())
+    return None if folder is None else folder / "model.xml"
+
+
+def _openvino_name(*, aligned: bool) -> str:
+    return f"openvino-{_version('openvino')}" + "-aligned" * aligned
 
 
 def _int8_name() -> str:
