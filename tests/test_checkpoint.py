@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from contorno import __version__
-from contorno.card import ModelCard, Tuned
+from contorno.card import ModelCard, Tuned, read_card
 from contorno.checkpoint import (
     flatten,
     load_model,
@@ -147,6 +147,97 @@ def test_cards_of_a_newer_version(tmp_path: Path) -> None:
     assert "VisionThing" in refused(path)
     rewritten(path, metadata={"contorno": "{not json"})
     assert "its card cannot be read" in refused(path)
+
+
+THREE = {"values": [0, 1, 2], "names": ["none", "a", "b"], "lookup": [[0, 0], [1, 1], [2, 2]]}
+OVERLAPPING = {"names": ["a", "b"], "lookup": [], "parts": [{}, {"names": ["c"]}]}
+TWICE = {"brightness": [], "contrast": [[0, 1]] * 2, "sharpness": [[0, 1]] * 2, "images": 9}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("labels", {"values": []}, "labels: 0 values and 2 names"),
+        ("labels", {"values": [0, -1]}, "labels: value -1, which no grey mask has (0 to 65535)"),
+        ("labels", {"values": [0, 256], "kind": "palette"}, "labels: value 256"),
+        ("labels", {"names": []}, "labels: 2 values and 0 names"),
+        ("labels", {"values": [0], "names": ["a"]}, "labels: 1 values and 1 names"),
+        ("labels", {"lookup": []}, "labels: lookup to classes []"),
+        ("labels", {"lookup": [[0, 0], [7, 2]]}, "labels: lookup to classes [0, 2]"),
+        ("labels", {"lookup": [[0, 0], [10**12, 1]]}, "labels: lookup of values beyond 32 bits"),
+        ("labels", {"lookup": [[0, 0], [7, 1], [-1, 255]]}, "labels: value -1"),
+        ("labels", {"palette": [0, 0, 300]}, "labels.palette.2: "),
+        ("labels", OVERLAPPING, "labels: 2 values and 1 names"),
+        ("labels", OVERLAPPING | {"parts": [{}]}, "labels: 1 parts for 2 classes"),
+        ("labels", OVERLAPPING | {"parts": [{}, THREE]}, "labels: 3 values and 3 names"),
+        ("tuned", {"thresholds": [0.5] * 5}, "tuned: thresholds of 5 value(s) for 1 scored class"),
+        ("tuned", {"thresholds": []}, "tuned: thresholds of 0 value(s)"),
+        ("tuned", {"thresholds": [float("nan")]}, "tuned.thresholds.0: "),
+        ("tuned", {"smallest": [3, 4]}, "tuned: smallest of 2 value(s)"),
+        ("tuned", {"smallest": [-3]}, "tuned.smallest.0: "),
+        ("tuned", {"holes": [3, 4]}, "tuned: holes of 2 value(s)"),
+        ("tuned", {"temperature": float("inf")}, "tuned.temperature: "),
+        ("preprocessing", {"std": [3.0, 0.0]}, "preprocessing.std.1: "),
+        ("preprocessing", {"std": [float("inf"), 4.0]}, "preprocessing.std.0: "),
+        ("preprocessing", {"mean": [1.5, float("nan")]}, "preprocessing.mean.1: "),
+        ("preprocessing", {"mean": [1.5] * 3}, "preprocessing: mean of 3 value(s) for 2 channel"),
+        ("preprocessing", {"low": [0.0] * 3, "high": [9.0] * 3}, "preprocessing: low of 3"),
+        ("preprocessing", {"low": [0.0] * 2}, "preprocessing: low and high must be given together"),
+        ("preprocessing", {"size": [10**9, 8]}, "preprocessing.size.0: "),
+        ("familiar", TWICE, "familiar: brightness of 0 value(s) for 2 channel"),
+    ],
+)
+def test_cards_whose_values_cannot_work(
+    section: str, values: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    def change(card: dict[str, Any]) -> None:
+        card[section] = (card[section] or {}) | values
+
+    found = refused(changed_card(written(tmp_path), change))
+    assert "(1 value(s) not understood)" in found
+    assert found.split("damaged: ")[1].startswith(words)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_classes_have_one_threshold_or_each_its_own(count: int, tmp_path: Path) -> None:
+    tuned = {"thresholds": [0.5] * count}
+    path = changed_card(written(tmp_path), lambda card: card.update(labels=THREE, tuned=tuned))
+    if count == 3:
+        assert "thresholds of 3 value(s) for 2 scored class(s)" in refused(path)
+    else:
+        assert len(read_card(path).tuned.thresholds) == count
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"patch": 10**12},
+        {"patch": 10**4},
+        {"widths": [4, 10**6]},
+        {"widths": [10**30, 8]},
+        {"out_channels": 10**9},
+    ],
+)
+def test_a_network_larger_than_its_file(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = changed_card(written(tmp_path), lambda card: card["network"].update(values))
+    real = build_network
+
+    def planned(config: NetworkConfig) -> nn.Module:
+        assert torch.get_default_device() == torch.device("meta"), "memory would be taken"
+        return real(config)
+
+    monkeypatch.setattr("contorno.checkpoint.build_network", planned)
+    assert "its weights do not fit its card" in refused(path)
+
+
+def test_arguments_that_the_architecture_does_not_take(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    changed_card(
+        path, lambda card: card["network"].update(architecture="MilesialUNet", widths=[4, 9])
+    )
+    assert "widths ((4, 9)) must double" in refused(path)
 
 
 def test_weights_that_do_not_fit_the_card(tmp_path: Path) -> None:

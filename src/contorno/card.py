@@ -6,17 +6,28 @@ all that predict, evaluate and export need.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 
 from contorno import __version__
 from contorno.config import NetworkConfig, Preprocessing
-from contorno.data.labels import Labels
+from contorno.data.labels import Labels, require_drawable
 from contorno.errors import ModelFileError
 
+_SHOWN = 8  # values that are not understood
 CARD = "contorno"  # the one key of the metadata: with one, the bytes are the same every time
 
 
@@ -65,10 +76,10 @@ class Tuned(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperature: float = Field(1.0, gt=0)
-    thresholds: tuple[float, ...] = Field((0.5,), min_length=1)
-    smallest: tuple[int, ...] = Field((0,), min_length=1)
-    holes: tuple[int, ...] = Field((0,), min_length=1)
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.5,)
+    smallest: tuple[NonNegativeInt, ...] = (0,)
+    holes: tuple[NonNegativeInt, ...] = (0,)
     tta: bool = False
     gains: tuple[Gain, ...] = ()
     rule: str = ""
@@ -124,10 +135,51 @@ class ModelCard(BaseModel):
             return others | {"tuned": {"thresholds": (values["threshold"],)}}
         return values
 
+    @field_validator("preprocessing")
+    @classmethod
+    def _one_of_each_channel(cls, given: Preprocessing, info: ValidationInfo) -> Preprocessing:
+        """Channels each have a value, or all have the same."""
+        if (given.low is None) != (given.high is None):
+            raise ValueError("low and high must be given together")
+        if "network" in info.data:
+            channels = info.data["network"].in_channels
+            for name in ("mean", "std", "low", "high"):
+                _require_one_or_each(name, getattr(given, name), channels, "channel")
+        return given
+
+    @field_validator("labels")
+    @classmethod
+    def _masks_can_be_drawn(cls, labels: Labels) -> Labels:
+        require_drawable(labels)
+        return labels
+
+    @field_validator("tuned")
+    @classmethod
+    def _one_of_each_class(cls, tuned: Tuned, info: ValidationInfo) -> Tuned:
+        if "labels" in info.data:
+            classes = len(info.data["labels"].scored)
+            for name in ("thresholds", "smallest", "holes"):
+                _require_one_or_each(name, getattr(tuned, name), classes, "scored class")
+        return tuned
+
+    @field_validator("familiar")
+    @classmethod
+    def _span_of_each_channel(cls, seen: Familiar | None, info: ValidationInfo) -> Familiar | None:
+        if seen is not None and "network" in info.data:
+            channels = info.data["network"].in_channels
+            for name in ("brightness", "contrast", "sharpness"):
+                _require_one_or_each(name, getattr(seen, name), channels, "channel")
+        return seen
+
     @property
     def exclusive(self) -> bool:
         """Whether a pixel's probabilities add up to 1, so that the largest one decides."""
         return self.network.out_channels > 1 and not self.labels.multilabel
+
+
+def _require_one_or_each(name: str, values: Sequence[Any] | None, count: int, what: str) -> None:
+    if values is not None and len(values) not in (1, count):
+        raise ValueError(f"{name} of {len(values)} value(s) for {count} {what}(s)")
 
 
 def read_card(path: Path) -> ModelCard:
@@ -147,8 +199,23 @@ def read_card(path: Path) -> ModelCard:
     except ValidationError as error:
         raise ModelFileError(
             f"{path}: its card cannot be read by contorno {__version__}; it may come from another "
-            f"version ({error.error_count()} value(s) not understood)"
+            f"version ({error.error_count()} value(s) not understood), or was changed by hand or "
+            f"damaged: {_words(error)}"
         ) from None
+
+
+def _words(error: ValidationError) -> str:
+    """Which values were not understood, and why."""
+    found = [
+        ": ".join(
+            [
+                *filter(None, [".".join(map(str, item["loc"]))]),
+                item["msg"].removeprefix("Value error, "),
+            ]
+        )
+        for item in error.errors(include_input=False, include_url=False)
+    ]
+    return "; ".join(found[:_SHOWN]) + (f"; and {len(found) - _SHOWN} more" * (len(found) > _SHOWN))
 
 
 def is_model(path: Path) -> bool:

@@ -53,12 +53,17 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     card = read_card(path)
     tensors = _tensors(path)
     try:
+        if card.network.encoder is None:  # those of timm cannot be planned
+            with torch.device("meta"):  # takes no memory, however large a damaged card says it is
+                planned = Segmenter(build_network(card.network), card.preprocessing)
+            planned.load_state_dict(tensors, assign=True)
         segmenter = Segmenter(build_network(card.network), card.preprocessing)
         segmenter.load_state_dict(tensors)
-    except ConfigError as error:  # an architecture of a newer version
+    except (ConfigError, ValueError) as error:  # an architecture or arguments of a newer version
         raise ModelFileError(f"{path}: {error}") from None
-    except RuntimeError as error:
-        raise ModelFileError(f"{path}: its weights do not fit its card: {error}") from None
+    except (RuntimeError, TypeError) as error:  # the latter where a size is beyond 64 bits
+        reason = str(error).partition("\nException raised from")[0]
+        raise ModelFileError(f"{path}: its weights do not fit its card: {reason}") from None
     return segmenter.eval(), card
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
 
 from contorno.errors import ConfigError, Problem
 from contorno.files import write_text
 
 Loss = Literal["mse", "bce", "ce", "dice", "bce+dice", "ce+dice", "focal", "tversky"]
 Up = Literal["transposed", "bilinear"]
+Spread = Annotated[FiniteFloat, Field(gt=0)]
+Edge = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class Section(BaseModel):
@@ -77,14 +79,14 @@ class Preprocessing(Section):
         upright: whether rotations that EXIF data ask for are applied.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (255.0,)
+    mean: tuple[FiniteFloat, ...] = (0.0,)
+    std: tuple[Spread, ...] = (255.0,)
     normalise: Literal["set", "image"] = "set"
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
+    low: tuple[FiniteFloat, ...] | None = None
+    high: tuple[FiniteFloat, ...] | None = None
     range: tuple[float, float] | None = None
     dimmest: float = 0.0
-    size: tuple[PositiveInt, PositiveInt] | None = None
+    size: tuple[Edge, Edge] | None = None
     dtype: str = "uint8"
     output: Literal["sigmoid", "softmax", "clamp", "identity"] = "sigmoid"
     channels: tuple[str, ...] = ()

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from contorno.images import RawMask, write_mask
 
 Array = NDArray[Any]
+_LARGEST = {"grey": 65_535, "palette": 255, "colour": 0xFFFFFF}  # values that a PNG holds
 IGNORE = 255  # in a class map of exclusive classes
 MOST_CLASSES = 64  # exclusive ones: more are surely numbered objects
 ASKED = " (as asked)"  # ends the note on what the user decided
@@ -67,7 +68,7 @@ class Labels(BaseModel):
     lookup: tuple[tuple[int, int], ...] = ((0, 0), (255, 1))
     others: Literal["nearest", "foreground"] = "nearest"
     kind: Literal["grey", "palette", "colour"] = "grey"
-    palette: tuple[int, ...] = ()
+    palette: tuple[Annotated[int, Field(ge=0, le=255)], ...] = ()
     parts: tuple[Labels, ...] = ()
     note: str = "0 is background, 255 is foreground"
     table: tuple[Row, ...] = ()
@@ -187,6 +188,24 @@ class Labels(BaseModel):
         away = distance(values[:, None].astype(np.int64), anchors[None], self.kind)  # (n, K)
         # Of two as near, the higher, as `value >= middle` does.
         return np.asarray(index[len(anchors) - 1 - away[:, ::-1].argmin(axis=1)])
+
+
+def require_drawable(labels: Labels) -> None:
+    """Raise ValueError for labels that no mask can be written or read with."""
+    if labels.parts and len(labels.parts) != len(labels.names):
+        raise ValueError(f"{len(labels.parts)} parts for {len(labels.names)} classes")
+    for part in labels.parts or (labels,):
+        classes, most = len(part.names), _LARGEST[part.kind]
+        if classes < 2 or (labels.parts and classes > 2) or len(part.values) != classes:
+            raise ValueError(f"{len(part.values)} values and {classes} names of classes")
+        beyond = [value for value in (*part.values, *part.ignored) if not 0 <= value <= most]
+        if beyond:
+            raise ValueError(f"value {beyond[0]}, which no {part.kind} mask has (0 to {most})")
+        known = {index for _, index in part.lookup} - {IGNORE}
+        if not known or not known <= set(range(classes)):
+            raise ValueError(f"lookup to classes {sorted(known)}, which are 0 to {classes - 1}")
+        if any(abs(value) >= 2**31 for value, _ in part.lookup):
+            raise ValueError("lookup of values beyond 32 bits")
 
 
 def plain(name: str) -> bool:
