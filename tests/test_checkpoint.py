@@ -151,6 +151,7 @@ def test_cards_of_a_newer_version(tmp_path: Path) -> None:
 
 THREE = {"values": [0, 1, 2], "names": ["none", "a", "b"], "lookup": [[0, 0], [1, 1], [2, 2]]}
 OVERLAPPING = {"names": ["a", "b"], "lookup": [], "parts": [{}, {"names": ["c"]}]}
+BOTH = {"values": [9, 9], "names": ["a", "b"], "lookup": [], "parts": [{}, {}]}
 TWICE = {"brightness": [], "contrast": [[0, 1]] * 2, "sharpness": [[0, 1]] * 2, "images": 9}
 
 
@@ -170,6 +171,9 @@ TWICE = {"brightness": [], "contrast": [[0, 1]] * 2, "sharpness": [[0, 1]] * 2, 
         ("labels", OVERLAPPING, "labels: 2 values and 1 names"),
         ("labels", OVERLAPPING | {"parts": [{}]}, "labels: 1 parts for 2 classes"),
         ("labels", OVERLAPPING | {"parts": [{}, THREE]}, "labels: 3 values and 3 names"),
+        ("labels", THREE, "labels: 3 classes (none, a, b) for 1 output(s)"),
+        ("labels", BOTH, "labels: 2 classes (a, b) for 1 output(s)"),
+        ("network", {"out_channels": 3}, "labels: 2 classes (background, foreground) for 3"),
         ("tuned", {"thresholds": [0.5] * 5}, "tuned: thresholds of 5 value(s) for 1 scored class"),
         ("tuned", {"thresholds": []}, "tuned: thresholds of 0 value(s)"),
         ("tuned", {"thresholds": [float("nan")]}, "tuned.thresholds.0: "),
@@ -201,11 +205,29 @@ def test_cards_whose_values_cannot_work(
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_several_classes_have_one_threshold_or_each_its_own(count: int, tmp_path: Path) -> None:
     tuned = {"thresholds": [0.5] * count}
-    path = changed_card(written(tmp_path), lambda card: card.update(labels=THREE, tuned=tuned))
+
+    def change(card: dict[str, Any]) -> None:
+        card.update(labels=THREE, tuned=tuned)
+        card["network"]["out_channels"] = 3
+
+    path = changed_card(written(tmp_path), change)
     if count == 3:
         assert "thresholds of 3 value(s) for 2 scored class(s)" in refused(path)
     else:
         assert len(read_card(path).tuned.thresholds) == count
+
+
+def test_two_classes_may_have_one_output_or_two(tmp_path: Path) -> None:
+    both = changed_card(written(tmp_path), lambda card: card["network"].update(out_channels=2))
+    assert read_card(both).exclusive
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
+    path = written(tmp_path)
+    tensors = safetensors.torch.load_file(path)
+    tensors["network.out.bias"][0] = value
+    assert "NaN or infinite values in network.out.bias" in refused(rewritten(path, tensors=tensors))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +237,6 @@ def test_several_classes_have_one_threshold_or_each_its_own(count: int, tmp_path
         {"patch": 10**4},
         {"widths": [4, 10**6]},
         {"widths": [10**30, 8]},
-        {"out_channels": 10**9},
     ],
 )
 def test_a_network_larger_than_its_file(

@@ -25,7 +25,7 @@ from contorno.data.demo import draw
 from contorno.data.labels import IGNORE, Labels
 from contorno.data.pairs import find_pairs
 from contorno.errors import ConfigError, InputError
-from contorno.evaluate import evaluate, image_score, require_labels
+from contorno.evaluate import evaluate, image_score
 from contorno.finish import temper
 from contorno.metrics import FIGURES, RULES, combine, mean_dice, score, summarise
 from contorno.model import Model, load
@@ -605,25 +605,6 @@ def test_classes_that_contradict_the_model_are_refused(tmp_path: Path) -> None:
     assert read_as(swapped).labels.names == ("background", "nucleus", "cell")
     with pytest.raises(InputError, match="in the model's names and order"):
         read_as("background=0,two=2,one=1")
-
-
-@pytest.mark.parametrize(
-    ("outputs", "classes"), [(3, 2), (1, 3), (2, 3), (4, 3)], ids=lambda number: str(number)
-)
-def test_labels_must_have_as_many_classes_as_the_model(outputs: int, classes: int) -> None:
-    labels = Labels(values=tuple(range(classes)), names=tuple("abc"[:classes]))
-    with pytest.raises(InputError, match=rf"{outputs} output\(s\) and labels of {classes} classes"):
-        require_labels(card_of(labels, outputs))
-
-
-def test_two_classes_may_have_one_output_or_two() -> None:
-    for outputs in (1, 2):
-        require_labels(card_of(Labels(), outputs))
-    part = Labels()
-    both = Labels(values=(255,) * 2, names=("a", "b"), lookup=(), parts=(part, part))
-    require_labels(card_of(both, 2))
-    with pytest.raises(InputError, match="1 output"):
-        require_labels(card_of(both, 1))
 
 
 def test_masks_of_other_classes_than_the_model_are_refused(tmp_path: Path) -> None:

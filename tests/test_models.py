@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from contorno.card import ModelCard
 from contorno.checkpoint import load_model, save_model
 from contorno.config import NetworkConfig, Preprocessing
+from contorno.data.labels import Labels
 from contorno.errors import ConfigError
 from contorno.models import ARCHITECTURES, MilesialUNet, Segmenter, UNet, build_network
 from contorno.models.blocks import activate, fit
@@ -22,6 +23,18 @@ from contorno.models.blocks import activate, fit
 SIZES = [(1, 1), (1, 9), (17, 33), (16, 16), (40, 23)]
 WIDTHS = (4, 8, 16)
 WIDTHS_OF_5 = (2, 4, 8, 16, 32)
+
+
+def of_classes(count: int) -> Labels:
+    """Grey masks of the values 0, 1, 2 ...; for two classes those of 0 and 255."""
+    if count == 2:
+        return Labels()
+    values = tuple(range(count))
+    return Labels(
+        values=values,
+        names=tuple(f"class {value}" for value in values),
+        lookup=tuple(zip(values, values, strict=True)),
+    )
 
 
 def make(
@@ -145,6 +158,7 @@ def test_a_model_file_brings_back_the_same_model(
         preprocessing=Preprocessing(
             mean=(3.5,) * in_channels, std=(71.0,) * in_channels, output="identity"
         ),
+        labels=of_classes(3 if activation == "softmax" else 2),
     )
     segmenter = Segmenter(network, card.preprocessing).eval()
     save_model(tmp_path / "first.safetensors", segmenter, card)

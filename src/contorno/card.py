@@ -149,8 +149,10 @@ class ModelCard(BaseModel):
 
     @field_validator("labels")
     @classmethod
-    def _masks_can_be_drawn(cls, labels: Labels) -> Labels:
+    def _masks_can_be_drawn(cls, labels: Labels, info: ValidationInfo) -> Labels:
         require_drawable(labels)
+        if "network" in info.data:
+            _require_outputs(labels, info.data["network"].out_channels)
         return labels
 
     @field_validator("tuned")
@@ -180,6 +182,13 @@ class ModelCard(BaseModel):
 def _require_one_or_each(name: str, values: Sequence[Any] | None, count: int, what: str) -> None:
     if values is not None and len(values) not in (1, count):
         raise ValueError(f"{name} of {len(values)} value(s) for {count} {what}(s)")
+
+
+def _require_outputs(labels: Labels, outputs: int) -> None:
+    """One output for each class; where there are two classes, one of them may do for both."""
+    each = len(labels.names)
+    if outputs not in (labels.channels, each):
+        raise ValueError(f"{each} classes ({', '.join(labels.names)}) for {outputs} output(s)")
 
 
 def read_card(path: Path) -> ModelCard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,30 @@ def load_model(path: Path) -> tuple[Segmenter, ModelCard]:
     path = model_path(path)
     card = read_card(path)
     tensors = _tensors(path)
+    _require_finite(path, tensors)
+    # On "meta" nothing takes memory, however large a damaged card says it is, until the weights
+    # of the file are assigned. Encoders of timm cannot be planned so.
+    planned = torch.device("meta") if card.network.encoder is None else nullcontext()
     try:
-        if card.network.encoder is None:  # those of timm cannot be planned
-            with torch.device("meta"):  # takes no memory, however large a damaged card says it is
-                planned = Segmenter(build_network(card.network), card.preprocessing)
-            planned.load_state_dict(tensors, assign=True)
-        segmenter = Segmenter(build_network(card.network), card.preprocessing)
-        segmenter.load_state_dict(tensors)
+        with planned:
+            segmenter = Segmenter(build_network(card.network), card.preprocessing)
+        segmenter.load_state_dict(tensors, assign=True)
     except (ConfigError, ValueError) as error:  # an architecture or arguments of a newer version
         raise ModelFileError(f"{path}: {error}") from None
     except (RuntimeError, TypeError) as error:  # the latter where a size is beyond 64 bits
         reason = str(error).partition("\nException raised from")[0]
         raise ModelFileError(f"{path}: its weights do not fit its card: {reason}") from None
     return segmenter.eval(), card
+
+
+def _require_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A model of such weights would draw nothing, or everything, and say no word."""
+    if broken := sorted(key for key, value in tensors.items() if not value.isfinite().all()):
+        more = f" and {len(broken) - 1} more" * (len(broken) > 1)
+        raise ModelFileError(
+            f"{path}: NaN or infinite values in {broken[0]}{more}, with which it can draw nothing; "
+            "put back the file that was trained"
+        )
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

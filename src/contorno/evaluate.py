@@ -95,7 +95,6 @@ def evaluate_parts(
         watch: is shown every image that is scored.
     """
     dataset, began = parts[0][1], time.monotonic()
-    require_labels(card)
     _require_same_classes(card.labels, dataset.labels)
     scored = _score_all(parts, card, out, watch)
     names = [one.row["name"] for one in scored]
@@ -237,19 +236,6 @@ def image_score(
     layers = zip(labels.layers(truth), labels.layers(classes), strict=True)
     alone = [score(true, predicted, valid=valid) for true, predicted in layers]
     return combine(alone), alone
-
-
-def require_labels(card: ModelCard) -> None:
-    """Raise InputError for a model whose labels have another number of classes than its outputs."""
-    outputs, labels = card.network.out_channels, card.labels
-    both = len(labels.names) == 2 and not labels.multilabel and outputs == 2  # one for each class
-    if outputs == labels.channels or both:
-        return
-    raise InputError(
-        f"this model has {outputs} output(s) and labels of {len(labels.names)} classes "
-        f"({', '.join(labels.names)}), for which {labels.channels} output(s) are expected; "
-        "train or convert it again"
-    )
 
 
 def _require_same_classes(trained: Labels, found: Labels) -> None:
