@@ -226,16 +226,22 @@ def test_build_makes_sections_and_says_where_it_failed() -> None:
         ("90s", 90),
         ("20m", 1200),
         ("2h", 7200),
-        ("75", 75),
+        (75, 75),
         ("1.5h", 5400),
         (" 3M ", 180),
-        ("0.5", 0.5),
+        (0.5, 0.5),
         ("1e2s", 100),
         ("10 m", 600),
     ],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_durations(text: float | str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["20", "1.5", "1e2"])
+def test_a_duration_without_a_unit_could_be_anything(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"has no unit; write {text}s, {text}m or {text}h"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def train(
     if time is not None:
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
-        wishes["time"] = parse_duration(str(time))
+        wishes["time"] = parse_duration(time)
     from contorno.recipes import require_sound_wishes
 
     require_sound_wishes(wishes)

@@ -187,21 +187,23 @@ def read_config(path: Path) -> Config:
         raise _config_error(error.errors(), str(path)) from None
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of "90s", "20m", "2h" or a plain number of seconds.
+def parse_duration(given: float | str) -> float:
+    """Seconds of a number of seconds, or of a text with its unit: "90s", "20m", "2h".
 
     Raises:
         ConfigError: not such a duration, or not positive.
     """
     units = {"s": 1, "m": 60, "h": 3600}
-    text = text.strip().lower()
-    number, unit = (text[:-1], text[-1]) if text and text[-1] in units else (text, "s")
+    text = str(given).strip().lower()
+    unit = text[-1:] if text[-1:] in units else ""
     try:
-        seconds = float(number) * units[unit]
+        seconds = float(text.removesuffix(unit)) * units[unit or "s"]
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"time {text!r} is no duration; write 90s, 20m or 2h")
+    if isinstance(given, str) and not unit:  # many who write 20 mean minutes
+        raise ConfigError(f"time {text!r} has no unit; write {text}s, {text}m or {text}h")
     return seconds
 
 
