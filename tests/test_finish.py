@@ -111,6 +111,29 @@ def test_small_objects_go_before_holes_are_filled() -> None:
     assert drawing(finish(plane(island), card(smallest=(2,), holes=(9,)))).count("#") == 25
 
 
+def test_of_many_exclusive_classes_each_is_cleaned_alone() -> None:
+    """Class 3 is neither class 1 nor class 2, though its number has the bits of both."""
+    names = ("background", "a", "b", "c", "d", "e")
+    labels = Labels(
+        values=tuple(range(6)), names=names, lookup=tuple((value, value) for value in range(6))
+    )
+    classes = np.random.default_rng(0).choice(6, (25, 31), p=(0.4, *[0.12] * 5))
+    raw = np.stack([np.where(classes == k, 0.8, 0.04) for k in range(6)]).astype(np.float32)
+    for index in range(5):
+        limits = {"smallest": [0] * 5, "holes": [0] * 5}
+        limits["smallest"][index] = 4
+        found = finish(raw, card(labels, **limits))
+        kept = walked(classes == index + 1, 4, 0)
+        gone = (classes == index + 1) & ~kept
+        assert gone.any()
+        assert kept.any()
+        assert np.array_equal(found, np.where(gone, 0, classes))
+    island = np.where(np.pad(np.zeros((1, 1)), 2, constant_values=1), 3, 0)  # one pixel in class c
+    hole = np.stack([np.where(island == k, 0.8, 0.04) for k in range(6)]).astype(np.float32)
+    assert np.array_equal(finish(hole, card(labels, holes=(9, 9, 0, 9, 9))), island)
+    assert (finish(hole, card(labels, holes=(0, 0, 9, 0, 0))) == 3).all()
+
+
 def test_the_threshold_comes_after_the_temperature() -> None:
     raw = plane("abc", {"a": 0.6, "b": 0.8, "c": 0.95})
     # At temperature 2 the odds 1.5, 4 and 19 become their roots: 0.551, 0.667 and 0.813.
@@ -124,6 +147,8 @@ def test_exclusive_classes_leave_background_and_fill_only_that() -> None:
     assert drawing(finish(raw, card(THREE))) == "22222 2#.#2 2###2 2###2 22222"
     without = drawing(finish(raw, card(THREE, smallest=(9, 0))))
     assert without == "22222 2...2 2...2 2...2 22222"
+    # A limit above all that is not of the class takes nothing from the others.
+    assert drawing(finish(raw, card(THREE, smallest=(99, 0)))) == without
     refilled = drawing(finish(raw, card(THREE, smallest=(9, 0), holes=(0, 9))))
     assert refilled == "22222 22222 22222 22222 22222"
     # The background pixel lies between both classes: it is a hole of neither.
@@ -204,6 +229,16 @@ def test_temperature_divides_logits(temperature: float) -> None:
     assert np.allclose(together, (logits / temperature).softmax(0).numpy(), atol=1e-5)
     assert np.array_equal(together.argmax(0), logits.argmax(0).numpy())
     assert np.array_equal(alone >= 0.5, logits.numpy() >= 0)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_large_pictures_are_tempered_in_pieces(
+    exclusive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).dirichlet(np.ones(3), (20, 31)).transpose(2, 0, 1)
+    whole = tempered(values, 1.7, exclusive=exclusive)
+    monkeypatch.setattr("contorno.finish._AT_ONCE", 97)  # 620 pixels are no multiple
+    assert np.array_equal(tempered(values, 1.7, exclusive=exclusive), whole)
 
 
 def test_temperature_keeps_the_ends_and_the_order() -> None:
