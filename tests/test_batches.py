@@ -171,6 +171,25 @@ def test_a_third_of_the_crops_that_miss_a_class_is_moved_to_it() -> None:
     assert len(places) > 200  # not always in the very middle
 
 
+def test_crops_move_to_each_class_as_often_and_to_nothing_ignored() -> None:
+    """A speck that a random crop of 32 meets in 1 of 100 cases, beside stripes that all see."""
+    striped = np.zeros((400, 400), np.uint8)
+    striped[:, ::8] = 1
+
+    def met(speck: int, below: int, *, multilabel: bool) -> float:
+        mask = striped * np.uint8(below)
+        mask[200:204, 101:105] = speck
+        image, rng = mask[..., None], np.random.default_rng(0)
+        crops = [random_crop(image, mask, 32, rng, multilabel=multilabel)[1] for _ in range(500)]
+        return float(np.mean([(crop == speck).any() for crop in crops]))
+
+    assert met(3, 1, multilabel=False) == pytest.approx(1 / 6, abs=0.06)  # one of two classes
+    assert met(255, 1, multilabel=False) < 0.04  # ignored pixels are no class
+    assert met(255, 0, multilabel=True) == pytest.approx(1 / 3, abs=0.06)  # but eight classes
+    assert met(128, 0, multilabel=True) == pytest.approx(1 / 3, abs=0.06)  # one, the eighth
+    assert met(130, 1, multilabel=True) == pytest.approx(2 / 9, abs=0.06)  # two of three
+
+
 def test_crops_of_large_pictures_take_little_memory() -> None:
     mask = np.zeros((4096, 4096), np.uint8)
     mask[2000:2010, 3000:3010] = 1
