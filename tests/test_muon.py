@@ -74,6 +74,22 @@ def test_convolutions_step_along_all_their_directions_alike() -> None:
         assert values.min() > 0.02 * 0.6, name
 
 
+def test_steps_follow_nesterov_s_momentum() -> None:
+    """Of a single row the step is the momentum's direction, whatever its length."""
+    module = nn.Conv2d(5, 1, 3, bias=False)
+    optimizer = Muon(module, lr=1e-3, weight_decay=0.0)
+    generator, momentum = torch.Generator().manual_seed(1), torch.zeros(1, 5, 3, 3)
+    for _ in range(4):
+        before = module.weight.detach().clone()
+        gradient = torch.randn(before.shape, generator=generator)
+        module.weight.grad = gradient.clone()
+        optimizer.step()
+        momentum = 0.95 * momentum + 0.05 * gradient
+        ahead = 0.95 * momentum + 0.05 * gradient
+        moved = before - module.weight.detach()
+        torch.testing.assert_close(moved / moved.norm(), ahead / ahead.norm())
+
+
 def test_all_else_is_adamw() -> None:
     (mine, weights), (theirs, _) = network(), network()
     step(mine, Muon(mine, lr=1e-3, weight_decay=0.1))
