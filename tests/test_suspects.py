@@ -182,6 +182,7 @@ def test_of_overlapping_classes_the_mask_is_that_of_the_class_in_question() -> N
     rows = {row.image: row for row in watch.ranked()}
     assert rows["erased"].reason.startswith("nucleus: 1 object(s) that the model is sure of")
     assert rows["erased"].mask == "nuclei/erased.png"
+    assert rows["erased"].score > 0  # of the nuclei: all cells fit alike
     assert rows["unsure"].reason == NOTHING
     assert rows["unsure"].mask == "nuclei/unsure.png"
 
@@ -192,6 +193,17 @@ def test_ignored_pixels_do_not_count() -> None:
     assert labels.valid(given) is not None
     (row,) = look(("p", sure_of(CELLS), given), labels=labels)
     assert (row.share, row.reason) == (0.0, NOTHING)
+
+
+def test_what_the_model_sees_on_ignored_pixels_changes_nothing() -> None:
+    labels = Labels(lookup=((0, 0), (255, 1), (7, 255)))
+    hidden = discs((50, 52, 11))
+    masks = [*good(6), ("spoilt", sure_of(CELLS), SPOILT["added"])]
+    given = [(name, p, np.where(hidden, 255, mask)) for name, p, mask in masks]
+    other = [(name, np.where(hidden, 1 - p, p), mask) for name, p, mask in given]
+    rows = look(*given, labels=labels)
+    assert rows[0].image == "spoilt"
+    assert rows == look(*other, labels=labels)
 
 
 def test_the_list_is_written_in_order(tmp_path: Path) -> None:
