@@ -387,19 +387,74 @@ def test_exclusive_classes_are_cleaned_each_for_itself(tmp_path: Path) -> None:
     )
 
 
-def test_overlapping_classes_have_thresholds_of_their_own(tmp_path: Path) -> None:
+def test_the_temperature_of_exclusive_classes_is_found(tmp_path: Path) -> None:
+    """Classes drawn from known probabilities, overstated; all wrong where nothing counts."""
     maps = {}
     for index in range(8):
-        first, second = truth_of(index), truth_of(index + 50)
+        each = [smooth(index + 50 * k, truth_of(index + 50 * k)) - 0.5 for k in (0, 1)]
+        odds = np.exp(4 * np.stack([np.zeros_like(each[0]), *each]))
+        chances = (odds / odds.sum(axis=0)).astype(np.float32)
+        drawn = np.random.default_rng(index).random((SIZE, SIZE)) > chances.cumsum(axis=0)[:2]
+        classes = drawn.sum(axis=0).astype(np.uint8)
+        classes[:12] = 9
         save(tmp_path / "images" / f"p{index:02}.png", np.full((SIZE, SIZE), index, np.uint8))
-        save(tmp_path / "first" / f"p{index:02}.png", (first * 255).astype(np.uint8))
-        save(tmp_path / "second" / f"p{index:02}.png", (second * 255).astype(np.uint8))
-        maps[index] = np.stack(
+        save(tmp_path / "masks" / f"p{index:02}.png", classes)
+        maps[index] = tempered(chances, 0.5, exclusive=True)
+        maps[index][:, :12] = maps[index][::-1, :12]
+    dataset = read_all(tmp_path, reading=Reading(classes="none=0,a=1,b=2", ignore="9"))
+    card = ModelCard(
+        network=NetworkConfig(in_channels=1, out_channels=3, widths=(4,)),
+        preprocessing=Preprocessing(output="softmax"),
+        labels=dataset.labels,
+    )
+    tuned = tune(Given(maps), card, dataset)
+    assert tuned.temperature == pytest.approx(2, rel=0.1)
+    assert gain_of(tuned, "temperature").images == 8
+
+
+def layered(tmp_path: Path, masks: Callable[[int], tuple[Array, Array]]) -> Dataset:
+    """Pictures of two overlapping classes, first and second."""
+    for index in range(8):
+        save(tmp_path / "images" / f"p{index:02}.png", np.full((SIZE, SIZE), index, np.uint8))
+        for name, mask in zip(("first", "second"), masks(index), strict=True):
+            save(tmp_path / name / f"p{index:02}.png", (mask * 255).astype(np.uint8))
+    folders = {name: tmp_path / name for name in ("first", "second")}
+    pairs = find_pairs(tmp_path / "images", folders).pairs
+    return load_data(pairs, workers=0, reading=Reading(layers=("first", "second")))[0]
+
+
+def test_the_temperature_of_overlapping_classes_is_found(tmp_path: Path) -> None:
+    """Each drawn from probabilities of its own, both overstated."""
+    chances = {
+        i: np.stack([smooth(i + 50 * k, truth_of(i + 50 * k), noise=0) for k in (0, 1)])
+        for i in range(8)
+    }
+
+    def masks(index: int) -> tuple[Array, Array]:
+        first, second = np.random.default_rng(index).random((2, SIZE, SIZE)) < chances[index]
+        return first, second
+
+    dataset = layered(tmp_path, masks)
+    card = ModelCard(
+        network=NetworkConfig(in_channels=1, out_channels=2, widths=(4,)),
+        preprocessing=Preprocessing(),
+        labels=dataset.labels,
+    )
+    engine = Given(
+        {i: tempered(one.astype(np.float32), 0.5, exclusive=False) for i, one in chances.items()}
+    )
+    assert tune(engine, card, dataset).temperature == pytest.approx(2, rel=0.1)
+
+
+def test_overlapping_classes_have_thresholds_of_their_own(tmp_path: Path) -> None:
+    truths = {index: (truth_of(index), truth_of(index + 50)) for index in range(8)}
+    maps = {
+        index: np.stack(
             [smooth(index, first, middle=0.3, noise=0), smooth(index, second, middle=0.7, noise=0)]
         ).astype(np.float32)
-    folders = {"first": tmp_path / "first", "second": tmp_path / "second"}
-    pairs = find_pairs(tmp_path / "images", folders).pairs
-    dataset, _ = load_data(pairs, workers=0, reading=Reading(layers=("first", "second")))
+        for index, (first, second) in truths.items()
+    }
+    dataset = layered(tmp_path, truths.__getitem__)
     card = ModelCard(
         network=NetworkConfig(in_channels=1, out_channels=2, widths=(4,)),
         preprocessing=Preprocessing(),
