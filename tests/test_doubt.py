@@ -123,6 +123,20 @@ def test_what_is_unlike_is_said(tmp_path: Path, change: Any, words: str) -> None
     assert "channel" not in unlike
 
 
+def test_a_mask_s_doubt_says_how_far_off_and_in_what(tmp_path: Path) -> None:
+    dataset = read_all(easy(tmp_path, 8))
+    known = card().model_copy(update={"familiar": familiar(dataset)})
+    image, truth = dataset.read(0)
+    bright = (image * 0.2 + 200).astype(np.uint8)
+    row = doubt(bright, truth[None].astype(np.float32), truth, known)
+    distance, unlike = strangeness(bright, known.familiar)
+    assert distance is not None
+    assert row.distance == pytest.approx(distance, abs=1e-3)
+    assert row.distance > 0.1
+    assert row.unlike == unlike != ""
+    assert doubt(image, truth[None].astype(np.float32), truth, known) == Doubt(1.0, 0.0, 0.0)
+
+
 def test_few_training_images_are_a_narrow_range_by_chance(tmp_path: Path) -> None:
     dataset = read_all(easy(tmp_path, 8))
     known = familiar(dataset)
