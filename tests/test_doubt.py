@@ -13,6 +13,7 @@ from PIL import Image
 from test_finish import OVERLAPPING, THREE, card
 
 from contorno import api
+from contorno.card import Familiar
 from contorno.cli import main
 from contorno.data.demo import draw as scene
 from contorno.data.facts import sharpness
@@ -121,6 +122,27 @@ def test_what_is_unlike_is_said(tmp_path: Path, change: Any, words: str) -> None
     assert distance > 0.1
     assert words in unlike
     assert "channel" not in unlike
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "value", "distance"),
+    [
+        (50, 100, 110, 0.2),  # of a range of 50
+        (50, 100, 40, 0.2),
+        (100, 100, 105, 0.5),  # all alike: of a tenth of 100
+        (-200, -190, -180, 0.5),  # of a tenth of 200
+        (0, 0, 2, 2.0),  # all black
+        (50, 100, 75, 0.0),
+    ],
+)
+def test_the_distance_by_hand(low: float, high: float, value: float, distance: float) -> None:
+    image = np.full((8, 8, 1), value, np.float32)
+    wide = {"contrast": ((0.0, 1e3),), "sharpness": ((0.0, 10.0),)}
+    for images, least in ((9, 0.5), (25, 0.3), (10_000, 0.1)):  # 1.5 / sqrt(images), or a tenth
+        known = Familiar(brightness=((low, high),), **wide, images=images)
+        found, words = strangeness(image, known)
+        assert found == pytest.approx(distance)
+        assert bool(words) == (distance > least)
 
 
 def test_a_mask_s_doubt_says_how_far_off_and_in_what(tmp_path: Path) -> None:
