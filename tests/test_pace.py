@@ -50,21 +50,35 @@ def test_a_plan_fits_the_time(discs: Path, tmp_path: Path, recipe: str) -> None:
     assert totals[0] < totals[1] < totals[2]
 
 
-def test_of_a_huge_validation_image_a_tile_is_timed(
-    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_plan_is_that_of_the_times_measured(
+    discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiled: bool
 ) -> None:
+    """A step of a second, the first of ten; a validation image, or a tile of it, of half a one."""
+    clock = Clock(monkeypatch)
+    new = trainer(discs, tmp_path, steps_per_epoch=9)
+    steps = iter([10.0, 10.0])
+    clock.count(new, lambda: next(steps, 1.0), validation=0.0)
     seen = []
 
     def watched(engine: Any, image: Any) -> Any:
+        clock.now += 0.5
         seen.append(image.shape[:2])
         return whole_image(engine, image)
 
     monkeypatch.setattr(pace, "whole_image", watched)
-    monkeypatch.setattr(pace, "WHOLE", 32 * 32 - 1)
-    monkeypatch.setattr(pace, "TILE", 16)
-    new = trainer(discs, tmp_path, recipe="auto")
-    assert plan(new, 2.0, workers=0)["epochs"] >= 1
-    assert {*seen} == {(16, 16)}
+    if tiled:
+        monkeypatch.setattr(pace, "WHOLE", 32 * 32 - 1)
+        monkeypatch.setattr(pace, "TILE", 16)
+    given: dict[str, float] = {}
+    monkeypatch.setattr(pace, "fit_to_time", lambda left, **times: given.update(times, left=left))
+    plan(new, 1000.0, workers=0)
+    image = 0.5 * 4 * 4 if tiled else 0.5  # four tiles of 16, each pixel seen by four
+    assert {*seen} == {(16, 16) if tiled else (32, 32)}
+    assert (given["step"], given["image"]) == (1.0, image)
+    assert (given["images"], given["whole"]) == (2, new.sampler.steps)
+    # Of the time, what was spent on measuring, 2% and 4 s, and two validations of two images go.
+    assert given["left"] == pytest.approx(1000 - clock.now - 20 - 4 - 2 * 2 * image)
 
 
 def test_the_steps_of_a_plan_are_not_in_the_run(discs: Path, tmp_path: Path) -> None:
