@@ -664,6 +664,20 @@ def test_the_pet_of_a_trimap_is_no_background(tmp_path: Path) -> None:
     assert labels.values == (2, 1, 3)
 
 
+def test_layers_of_many_classes_are_apart_and_none_is_of_ignored_pixels() -> None:
+    """Class 3 is not classes 1 and 2, and 255 is not every class."""
+    numbers = "none=0,a=1,b=2,c=3,d=4,e=5,f=6,g=7"
+    labels = decide(counted(dict.fromkeys([*range(8), 9], 5)), classes=numbers, ignore="9")
+    classes = labels.classes(np.array([[0, 1, 2, 3, 4, 5, 6, 7, 9]], np.uint8))
+    assert classes.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, IGNORE]]
+    for index, layer in enumerate(labels.layers(classes)):
+        assert np.flatnonzero(layer).tolist() == [index + 1]
+    valid = labels.valid(classes)
+    assert valid is not None
+    assert np.flatnonzero(~valid).tolist() == [8]
+    assert labels.written(classes).tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 9]]
+
+
 # Overlapping classes
 
 
