@@ -36,6 +36,42 @@ def test_a_schedule_fills_the_time(
     assert spent >= min(seconds - one, one)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "step", "image", "images", "epochs", "steps", "every", "some"),
+    [
+        # 15 steps in each of 40 epochs; 1.5% of the time is 18 images, 9 s: 5% of 12 epochs.
+        (600, 1.0, 0.5, 100, 38, 15, 12, 18),
+        (60, 2.0, 0.01, 5, 3, 10, 1, 5),  # 30 steps: no fewer than 10 in an epoch
+        (1, 26.0, 0.5, 100, 1, 1, 1, 8),  # no time at all
+        (36_000, 0.5, 0.5, 50, 115, 600, 2, 50),  # an epoch never has more than all the data
+    ],
+)
+def test_schedules_by_hand(
+    seconds: float, step: float, image: float, images: int,
+    epochs: int, steps: int, every: int, some: int,
+) -> None:  # fmt: skip
+    planned = fit_to_time(seconds, step=step, image=image, images=images, whole=600)
+    assert planned == {
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "validate_every": every,
+        "validate_images": some,
+    }
+
+
+def test_cooling_waits_for_patience_and_never_makes_a_run_longer() -> None:
+    recipe = TrainingConfig(epochs=100, steps_per_epoch=2, patience=10)
+
+    def cools(epoch: int, best: int) -> bool:
+        position = Position(epochs=100, micro_batch=4, epoch=epoch, best_epoch=best)
+        begins = cool_if_stuck(recipe, position)
+        assert position.epochs == (epoch + 1 + 10 if begins else 100)
+        return begins
+
+    assert [cools(epoch, best=20) for epoch in (27, 28, 29, 40)] == [False, False, True, True]
+    assert [cools(epoch, best=20) for epoch in (88, 89, 90)] == [True, False, False]
+
+
 def test_cooling_begins_once_and_ends_the_run_at_zero() -> None:
     recipe = TrainingConfig(epochs=100, steps_per_epoch=2, patience=10)
     position = Position(epochs=100, micro_batch=4, epoch=30, best_epoch=20)
