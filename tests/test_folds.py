@@ -17,10 +17,11 @@ from PIL import Image
 
 import contorno
 from contorno import folds
+from contorno.card import ModelCard, Tuned
 from contorno.cli import main
-from contorno.config import read_config
-from contorno.data.labels import classify
+from contorno.config import NetworkConfig, Preprocessing, read_config
 from contorno.engines import whole_image
+from contorno.ensemble import pooled_card
 from contorno.errors import ConfigError, InputError, Interrupted, ModelFileError
 from contorno.finish import finish
 from contorno.model import EnsembleModel
@@ -157,6 +158,22 @@ def test_the_gains_are_of_all_images(run: Path) -> None:
 # One model
 
 
+def test_the_mean_has_seen_what_any_of_its_members_has() -> None:
+    seen = [((5.0, 200.0), 90.0), ((0.0, 180.0), 120.0), (None, 100.0), ((3.0, 250.0), 110.0)]
+    cards = [
+        ModelCard(
+            network=NetworkConfig(),
+            preprocessing=Preprocessing(range=span, dimmest=dimmest),
+            tuned=Tuned(thresholds=(0.3,), temperature=2.0),
+        )
+        for span, dimmest in seen
+    ]
+    pooled = pooled_card(cards)
+    assert (pooled.preprocessing.range, pooled.preprocessing.dimmest) == ((0.0, 250.0), 90.0)
+    assert pooled.tuned == Tuned()
+    assert pooled_card(cards[2:3]).preprocessing.range is None
+
+
 def test_probabilities_are_the_mean_of_the_members(run: Path, discs: Path) -> None:
     ensemble = contorno.load(run, **CPU, engine="pytorch")
     temperature = json.loads((run / "ensemble.json").read_text())["temperature"]
@@ -168,8 +185,9 @@ def test_probabilities_are_the_mean_of_the_members(run: Path, discs: Path) -> No
         raw = raw.clip(max=1 - 2**-24)  # what float32 rounds to 1 has a logit of its own
         each.append(1 / (1 + (1 / raw - 1) ** (1 / temperature)))
     np.testing.assert_allclose(ensemble.probabilities(image), np.mean(each, axis=0), atol=1e-5)
-    mask = classify(ensemble.probabilities(image)[None], ensemble.card.labels, 0.5)
-    assert (ensemble.predict(image) == mask * 255).mean() > 0.9
+    mask = finish(ensemble.probabilities(image)[None], ensemble.card)
+    assert np.array_equal(ensemble.predict(image), mask * 255)
+    assert 0 < mask.mean() < 1
 
 
 def test_the_folder_predicts_and_scores_as_any_model_does(
