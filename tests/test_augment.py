@@ -146,6 +146,17 @@ def test_pictures_are_made_worse_as_often_as_in_nnunet(
     assert changes.max() < 0.5  # of a picture whose spread is 1
 
 
+@pytest.mark.usefixtures("clear")
+def test_every_example_gets_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NOISY", 1.0)
+    monkeypatch.setattr(module, "_VARIANCE", (0.09, 0.09))
+    images, _ = augment(torch.zeros(6, 3, SIZE, SIZE), blobs(6), rng=np.random.default_rng(0))
+    channels = images.flatten(2)
+    assert channels.std(2).flatten().tolist() == pytest.approx([0.3] * 18, rel=0.05)
+    alike = torch.corrcoef(channels.flatten(0, 1)) - torch.eye(18)
+    assert alike.abs().max() < 0.1  # neither examples nor channels share theirs
+
+
 def test_blur_is_a_gaussian() -> None:
     image = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 20, 31))).float()
     reference = ndimage.gaussian_filter(image.numpy(), (0, 0.8, 0.8), mode="mirror", radius=2)
