@@ -103,7 +103,7 @@ def test_links_lead_somewhere(page: Path):
 
 def test_every_command_has_help_with_an_example_and_a_page():
     documented = (ROOT / "docs/commands.md").read_text()
-    for name in ("check", "train", "predict", "evaluate", "convert", "demo"):
+    for name in ("check", "train", "predict", "evaluate", "bench", "convert", "demo"):
         assert f"## {name}" in documented
         assert "Example: contorno " + name in (app[name].help or "")
 
