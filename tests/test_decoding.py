@@ -472,6 +472,34 @@ def test_png_transparency(tmp_path: Path) -> None:
         assert np.array_equal(read_image(stored(tmp_path, keyed))[..., :3], plain)
 
 
+def bmp(indices: np.ndarray, bits: int, palette: list[int], *, height: int = 1) -> bytes:
+    """A BMP of 4 or 8 bits with a palette of greys; `height` -1: its first row is the upper one."""
+    rows = indices[::-height].astype(np.uint8)
+    if bits == 4:
+        rows = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)))
+        rows = rows[:, ::2] << 4 | rows[:, 1::2]
+    pixels = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4))).tobytes()
+    table = b"".join(bytes([grey, grey, grey, 0]) for grey in palette)
+    offset = 54 + len(table)
+    size = (indices.shape[1], height * indices.shape[0])
+    header = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, 0, len(pixels), 0, 0, len(palette), 0)
+    return b"BM" + struct.pack("<III", offset + len(pixels), 0, offset) + header + table + pixels
+
+
+@pytest.mark.parametrize("height", [1, -1])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("palette", [[0, 255], [255, 0], [0], [*range(16)], [7, 9, 200]])
+def test_a_bmp_of_few_greys(palette: list[int], bits: int, height: int, tmp_path: Path) -> None:
+    """Pillow takes some of them for pictures of one bit a pixel, or of bytes."""
+    indices = RANDOM.integers(0, len(palette), (7, 13))
+    path = stored(tmp_path, bmp(indices, bits, palette, height=height))
+    grey = np.array(palette, np.uint8)[indices]
+    read = read_image(path)
+    assert np.array_equal(read, np.repeat(grey[..., None], read.shape[2], axis=2))
+    mask = read_raw_mask(path)
+    assert np.array_equal(mask.values, indices if mask.kind == "palette" else grey)
+
+
 def test_an_index_beyond_the_palette_is_black(tmp_path: Path) -> None:
     path = stored(tmp_path, png(b"\0\0\1\2\3" * 5, 4, 5, 8, 3, chunk(b"PLTE", b"abcdef")))
     assert read_image(path)[0].tolist() == [list(b"abc"), list(b"def"), [0] * 3, [0] * 3]

@@ -218,6 +218,8 @@ def _decode_with_pillow(path: Path, data: bytes) -> Decoded:
                 frames = getattr(picture, "n_frames", 1)
                 if frames > 1 and picture.format != "MPO":  # a photo with a preview
                     raise _animation(path, frames)
+                if _is_misread(picture, data):
+                    return _few_greys(data, picture.mode)
                 return _from_pillow(picture)
     except (ImageError, MemoryError):
         raise
@@ -247,6 +249,32 @@ def _from_pillow(picture: Image.Image) -> Decoded:
         orientation=orientation(picture),
         notes=("ink",) if ink else (),
     )
+
+
+def _is_misread(picture: Image.Image, data: bytes) -> bool:
+    """Whether a BMP is one of 4 or 8 bits that Pillow takes for one of 1 or 8, by its palette."""
+    if picture.format != "BMP" or picture.info.get("compression"):
+        return False
+    at = 24 if _bmp_header(data) == 12 else 28
+    bits = int.from_bytes(data[at : at + 2], "little")
+    return (picture.mode == "1" and bits > 1) or (picture.mode == "L" and bits < 8)
+
+
+def _few_greys(data: bytes, mode: str) -> Decoded:
+    """Such a BMP: of black and white (mode "1"), or of the greys 0, 1, 2 ... 15.
+
+    With another colour in the place of its first one, which is black, Pillow gives the indices.
+    """
+    first = 14 + _bmp_header(data)
+    changed = data[:first] + b"\1" + data[first + 1 :]
+    with Image.open(io.BytesIO(changed), formats=["BMP"]) as picture:
+        indices = pixels_of(picture, None)
+    return Decoded(bytes_of_bits(indices == 1) if mode == "1" else indices, "BMP")
+
+
+def _bmp_header(data: bytes) -> int:
+    """Length of the second header of a BMP, which the palette follows."""
+    return int.from_bytes(data[14:18], "little")
 
 
 def _opacities(picture: Image.Image) -> bytes:
