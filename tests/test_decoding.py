@@ -401,6 +401,19 @@ def test_orientation_of_a_tiff(tmp_path: Path) -> None:
         assert read_picture(stored(tmp_path, data)).orientation == expected
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_colours_that_pillow_reads_are_not_turned_twice(
+    orientation: int, compression: str | None, tmp_path: Path
+) -> None:
+    picture = Image.fromarray(SMOOTH).convert("YCbCr")
+    plain = read_image(stored(tmp_path, pillow(picture, "TIFF", compression=compression)))
+    data = pillow(picture, "TIFF", compression=compression, tiffinfo={274: orientation})
+    read = read_picture(stored(tmp_path, data))
+    assert read.orientation == orientation
+    assert np.array_equal(read.array, plain)  # as it is stored
+
+
 def test_numbers_that_are_no_pixels(tmp_path: Path) -> None:
     kind, what = problem(stored(tmp_path, tiff(np.zeros((4, 4), np.complex64))))
     assert (kind, what) == ("not-an-image", "a TIFF of complex64")

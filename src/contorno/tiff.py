@@ -274,7 +274,7 @@ def _raw_pages(layout: _Layout, data: bytes) -> Iterator[Array]:
         return
     for each in layout.pages:
         if _for_pillow(each):
-            with Image.open(io.BytesIO(data), formats=("TIFF",)) as picture:
+            with Image.open(io.BytesIO(_as_stored(each, data)), formats=("TIFF",)) as picture:
                 picture.seek(each.index)
                 yield pixels_of(picture, "RGB")[None, None]
         else:
@@ -284,6 +284,16 @@ def _raw_pages(layout: _Layout, data: bytes) -> Iterator[Array]:
 def _for_pillow(page: Any) -> bool:
     """Whether the colours are such as tifffile hands over unchanged."""
     return page.photometric == _YCBCR and page.compression not in _JPEG_IN_TIFF
+
+
+def _as_stored(page: Any, data: bytes) -> bytes:
+    """The file without the orientation of a page: Pillow turns what it reads, here callers do."""
+    tag = page.tags.get(274)
+    if tag is None or tag.value == 1:
+        return data
+    at, size = tag.valueoffset, _TAG_SIZES[tag.dtype]
+    order: Any = "little" if page.parent.byteorder == "<" else "big"
+    return data[:at] + (1).to_bytes(size, order) + data[at + size :]
 
 
 def _light(page: Any, raw: Array) -> Array:
