@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from making import Array, save, save_palette
@@ -180,6 +181,14 @@ def test_values_that_no_png_holds_are_refused(tmp_path: Path, values: tuple[int,
     with pytest.raises(InputError, match="must be from 0 to 65535") as caught:
         learn(path)
     assert any(str(value) in str(caught.value) for value in values)
+
+
+def test_indices_that_no_png_holds_are_refused(tmp_path: Path) -> None:
+    """A palette of a TIFF may have 65,536 colours."""
+    path, colours = tmp_path / "m.tif", np.zeros((3, 65536), np.uint16)
+    tifffile.imwrite(path, two(0, 500, kind=np.uint16), photometric="palette", colormap=colours)
+    with pytest.raises(InputError, match=r"mask value 500 .* must be from 0 to 255"):
+        learn(path)
 
 
 # Soft and noisy edges

@@ -69,11 +69,10 @@ def decide(
     else:
         labels = _found(seen, ignored, kind, palette, dark=foreground == "dark")
     labels = labels.model_copy(update={"kind": kind, "palette": palette})
-    beyond = [v for v in (*labels.values, *labels.ignored) if not 0 <= v <= 65535]
-    if kind == "grey" and beyond:
+    if beyond := labels.beyond:
         raise MasksError(
-            f"mask value {beyond[0]} cannot be written into a PNG mask: grey values must "
-            "be from 0 to 65535. Save the masks with such values, for example 0 and 255",
+            f"mask value {beyond[0]} cannot be written into a PNG mask: {kind} values must "
+            f"be from 0 to {labels.most}. Save the masks with such values, for example 0 and 255",
             "not-labels",
         )
     return labels.model_copy(update={"table": _table(seen, labels, kind)})

@@ -110,6 +110,16 @@ class Labels(BaseModel):
         """Mask values that are neither learnt nor scored."""
         return tuple(value for value, index in self.lookup if index == IGNORE)
 
+    @property
+    def most(self) -> int:
+        """The largest value that a PNG of this kind holds."""
+        return _LARGEST[self.kind]
+
+    @property
+    def beyond(self) -> list[int]:
+        """Values to be written that no such PNG holds."""
+        return [value for value in (*self.values, *self.ignored) if not 0 <= value <= self.most]
+
     def layers(self, classes: Array) -> Iterator[Array]:
         """For each scored class, where it is in a class map: boolean (H, W)."""
         for index in range(len(self.scored)):
@@ -195,12 +205,11 @@ def require_drawable(labels: Labels) -> None:
     if labels.parts and len(labels.parts) != len(labels.names):
         raise ValueError(f"{len(labels.parts)} parts for {len(labels.names)} classes")
     for part in labels.parts or (labels,):
-        classes, most = len(part.names), _LARGEST[part.kind]
+        classes = len(part.names)
         if classes < 2 or (labels.parts and classes > 2) or len(part.values) != classes:
             raise ValueError(f"{len(part.values)} values and {classes} names of classes")
-        beyond = [value for value in (*part.values, *part.ignored) if not 0 <= value <= most]
-        if beyond:
-            raise ValueError(f"value {beyond[0]}, which no {part.kind} mask has (0 to {most})")
+        if beyond := part.beyond:
+            raise ValueError(f"value {beyond[0]}, which no {part.kind} mask has (0 to {part.most})")
         known = {index for _, index in part.lookup} - {IGNORE}
         if not known or not known <= set(range(classes)):
             raise ValueError(f"lookup to classes {sorted(known)}, which are 0 to {classes - 1}")
