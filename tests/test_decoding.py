@@ -337,6 +337,14 @@ def test_white_is_zero_in_few_bits(bits: int, tmp_path: Path) -> None:
     assert np.array_equal(read_image(stored(tmp_path, data))[..., 0], 2**bits - 1 - values)
 
 
+def test_alpha_stays_where_white_is_zero(tmp_path: Path) -> None:
+    grey, alpha = PLANES[:2]
+    both = np.dstack([grey, alpha])
+    options: dict[str, Any] = {"planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    data = tiff(both, photometric="miniswhite", **options)
+    assert np.array_equal(read_image(stored(tmp_path, data)), np.dstack([255 - grey, alpha]))
+
+
 @pytest.mark.parametrize("options", [{}, {"photometric": "minisblack"}, {"compression": "zlib"}])
 def test_bits_that_tifffile_wrote_are_what_they_were(
     options: dict[str, str], tmp_path: Path

@@ -306,7 +306,10 @@ def _light(page: Any, raw: Array) -> Array:
         # What tifffile writes for an array of bool, although its True is meant to be 1.
         return planes if page.software == "tifffile.py" else np.asarray(~planes)
     if _is_negative(page):
-        return np.asarray(planes.dtype.type(2**page.bitspersample - 1) - planes)
+        light = np.asarray(planes.dtype.type(2**page.bitspersample - 1) - planes)
+        if _has_alpha(page):
+            light[..., -1] = planes[..., -1]
+        return light
     if page.photometric == 3 and planes.dtype.kind == "b":  # indices of a palette of two
         return planes.view(np.uint8)
     return planes
