@@ -483,6 +483,50 @@ def test_colours_as_jpeg_are_the_classes_that_were_drawn(
     assert (again == np.stack(truths)).mean() > 0.97
 
 
+BLACK_AND_WHITE, GREYS = (0, 255), (0, 128, 255)
+
+
+@pytest.mark.parametrize("grey", [BLACK_AND_WHITE, GREYS])
+@pytest.mark.parametrize("quality", [50, 75, 95, 100])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_greys_that_were_compressed_are_those_that_were_drawn(
+    format: str, quality: int, grey: tuple[int, ...], tmp_path: Path
+) -> None:
+    """However well they are kept: with few values noise looks like a class, and WebP adds hues."""
+    truths = [discs(seed, 128, 12).clip(max=len(grey) - 1) for seed in range(4)]
+    paths = [tmp_path / f"{index}.img" for index in range(4)]
+    for path, truth in zip(paths, truths, strict=True):
+        Image.fromarray(np.array(grey, np.uint8)[truth]).save(path, format, quality=quality)
+    labels = learn(*paths)
+    assert labels.kind == "grey"
+    assert np.abs(np.subtract(labels.values, grey)).max() <= 1
+    drawn = np.stack([labels.classes(read_raw_mask(path).values) for path in paths])
+    assert (drawn == np.stack(truths)).mean() > 0.99
+
+
+@pytest.mark.parametrize("quality", [90, 100])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("step", [1, 10])
+def test_class_numbers_that_were_compressed_are_refused(
+    step: int, format: str, quality: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.img"
+    Image.fromarray(step * discs(0, 128, 12)).save(path, format, quality=quality)
+    with pytest.raises(InputError, match="saved as JPEG or WebP again, as PNG"):
+        learn(path)
+    classes = learn(path, foreground=f"{step},{2 * step}").classes(read_raw_mask(path).values)
+    assert (classes == (discs(0, 128, 12) > 0)).mean() > 0.9
+
+
+def test_colours_of_a_lossless_webp_are_what_they_were(tmp_path: Path) -> None:
+    """A level apart, as compression would make of one."""
+    path, numbers = tmp_path / "m.webp", discs(0, 64, 8)
+    Image.fromarray(np.dstack([0 * numbers, 0 * numbers, numbers])).save(path, lossless=True)
+    mask = read_raw_mask(path)
+    assert (mask.kind, mask.lossy) == ("colour", False)
+    assert learn(path).values == (0, 1, 2)
+
+
 def test_a_photograph_with_few_colours_is_no_mask(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.jpg" for index in range(4)]
     for index, path in enumerate(paths):

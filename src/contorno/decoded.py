@@ -38,6 +38,7 @@ class Decoded:
         alpha: whether the last channel says how opaque a pixel is.
         orientation: of the EXIF data, 1 to 8; not applied.
         notes: "ink" where CMYK became RGB, "negative" where 0 was white.
+        lossy: whether the compression of a JPEG or WebP file has changed the values.
     """
 
     array: Array
@@ -46,6 +47,7 @@ class Decoded:
     alpha: bool = False
     orientation: int = 1
     notes: tuple[str, ...] = ()
+    lossy: bool = False
 
 
 def failure(

@@ -220,7 +220,7 @@ def _decode_with_pillow(path: Path, data: bytes) -> Decoded:
                     raise _animation(path, frames)
                 if _is_misread(picture, data):
                     return _few_greys(data, picture.mode)
-                return _from_pillow(picture)
+                return _from_pillow(picture, data)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -235,7 +235,7 @@ def _decode_with_pillow(path: Path, data: bytes) -> Decoded:
         raise _not_an_image(path, data) from None
 
 
-def _from_pillow(picture: Image.Image) -> Decoded:
+def _from_pillow(picture: Image.Image, data: bytes) -> Decoded:
     ink = picture.mode == "CMYK"
     array = pixels_of(picture, "RGB" if ink else None)
     palette = None
@@ -248,7 +248,19 @@ def _from_pillow(picture: Image.Image) -> Decoded:
         alpha=picture.mode in ("LA", "RGBA"),
         orientation=orientation(picture),
         notes=("ink",) if ink else (),
+        lossy=_is_lossy(picture, data),
     )
+
+
+def _is_lossy(picture: Image.Image, data: bytes) -> bool:
+    """Whether values are not those that were saved; a WebP file tells by the name of a chunk."""
+    if picture.format != "WEBP":
+        return picture.format in ("JPEG", "MPO")
+    at, name = 12, b""
+    while at + 8 <= len(data) and name not in (b"VP8 ", b"VP8L"):
+        name, length = struct.unpack_from("<4sI", data, at)
+        at += 8 + length + length % 2
+    return name == b"VP8 "
 
 
 def _is_misread(picture: Image.Image, data: bytes) -> bool:

@@ -67,6 +67,7 @@ class RawMask:
         unit: 0 for whole numbers, else what 1 became of a mask of floats from 0 to 1: 255 where it
             has soft edges, 1 where it holds only 0 and 1, which may number classes.
         negative: whether the file has 0 for white; the values are those of 0 for black.
+        lossy: whether compression changed the values.
     """
 
     values: Array
@@ -76,6 +77,7 @@ class RawMask:
     coloured: bool = False
     unit: int = 0
     negative: bool = False
+    lossy: bool = False
 
 
 def read_picture(path: Path, *, pages: bool = False) -> Picture:
@@ -212,11 +214,12 @@ def read_raw_mask(path: Path) -> RawMask:
             "1 or 3 channels",
             "export the mask as one channel of class values",
         )
-    if array.shape[2] == 3 and not _is_grey(array):
-        return RawMask(_pack_colours(path, array), "colour", (), found.format)
+    within = int(found.lossy)  # level: WebP rounds
+    if array.shape[2] == 3 and not _is_grey(array, within=within):
+        return RawMask(_pack_colours(path, array), "colour", (), found.format, lossy=found.lossy)
     values, unit = _integers(path, np.ascontiguousarray(array[:, :, 0]))
     coloured, negative = array.shape[2] == 3, "negative" in found.notes
-    return RawMask(values, "grey", (), found.format, coloured, unit, negative)
+    return RawMask(values, "grey", (), found.format, coloured, unit, negative, found.lossy)
 
 
 def _decode_mask(path: Path) -> Decoded:
@@ -229,7 +232,9 @@ def _decode_mask(path: Path) -> Decoded:
         raise ImageError(replace(error.problem, fix=fix)) from None
 
 
-def _is_grey(array: Array) -> bool:
+def _is_grey(array: Array, *, within: int = 0) -> bool:
+    if within:
+        return bool((np.ptp(array, axis=2) <= within).all())
     first = array[..., 0]
     return np.array_equal(first, array[..., 1]) and np.array_equal(first, array[..., 2])
 

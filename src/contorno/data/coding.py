@@ -220,7 +220,7 @@ def _found(
     if not few or not labelled(seen, [*drawn, *ignored], kind):
         raise MasksError(
             f"the masks do not look like labels: they hold {_shares(seen.counts, kind)}. Check "
-            f"that the right folder was given; {_no_labels_help(kind)}",
+            f"that the right folder was given; {_no_labels_help(kind, seen)}",
             "not-labels",
         )
     if not ignored and is_void(seen, drawn):
@@ -282,10 +282,11 @@ def _objects_note(seen: Evidence, labels: Labels) -> str:
     )
 
 
-def _no_labels_help(kind: str) -> str:
+def _no_labels_help(kind: str, seen: Evidence) -> str:
     jpeg = "masks that were saved as JPEG have lost their colours: export them again, as PNG; of "
     colours = "others say which colours are foreground, --foreground '#ff0000'"
-    values = "or say which values are foreground, --foreground 255 (or several, 1,2), or "
+    values = "export masks that were saved as JPEG or WebP again, as PNG; " * seen.compressed
+    values += "or say which values are foreground, --foreground 255 (or several, 1,2), or "
     return jpeg + colours if kind == "colour" else f"{values}--foreground nonzero for all but 0"
 
 

@@ -50,8 +50,8 @@ class MaskFacts:
         near: pixels of all others, by the remembered value that is nearest to theirs.
         solid, between: how many of them are solid, or between; empty for masks of two values.
         numbered: whether its values look like numbers of objects: several, each in one piece.
-        kind, palette, coloured, unit, negative: as `RawMask`, or as it is read beside the others of
-            its set.
+        kind, palette, coloured, unit, negative, lossy: as `RawMask`, or as it is read beside the
+            others of its set.
     """
 
     counts: Counts
@@ -64,6 +64,7 @@ class MaskFacts:
     coloured: bool
     unit: int
     negative: bool
+    lossy: bool
 
     @property
     def rest(self) -> int:
@@ -99,6 +100,7 @@ def look_at(mask: RawMask) -> MaskFacts:
         mask.coloured,
         mask.unit,
         mask.negative,
+        mask.lossy,
     )
 
 
@@ -172,6 +174,7 @@ class Evidence:
     sets: Counter[frozenset[int]] = field(default_factory=Counter)
     numbered: int = 0
     several: int = 0  # masks of more than two values
+    lossy: int = 0  # masks whose values compression changed
     masks: int = 0
 
     def add(self, facts: MaskFacts) -> None:
@@ -182,7 +185,7 @@ class Evidence:
             (self.solid, facts.solid or facts.counts),
             (self.between, facts.between),
             (self.images, dict.fromkeys(facts.counts, 1)),
-            (self.clean, facts.counts if len(facts.counts) <= _CLEAN else {}),
+            (self.clean, facts.counts if len(facts.counts) <= _CLEAN and not facts.lossy else {}),
         ):
             for value, number in part.items():
                 if value in total or len(total) < _MOST:
@@ -192,12 +195,18 @@ class Evidence:
         self.rest += facts.rest
         self.numbered += facts.numbered
         self.several += len(facts.counts) > 2
+        self.lossy += facts.lossy
         self.masks += 1
 
     @property
     def mostly_numbered(self) -> bool:
         """Whether values look like numbers of objects in half of the masks that can tell."""
         return 2 * self.numbered >= self.several > 0
+
+    @property
+    def compressed(self) -> bool:
+        """Whether compression changed the values of most masks, however few of them there are."""
+        return 2 * self.lossy > self.masks
 
     @property
     def pixels(self) -> int:
@@ -227,9 +236,12 @@ def gather(masks: Sequence[MaskFacts]) -> Evidence:
 def drawn_values(seen: Evidence, kind: str) -> list[int]:
     """The values that somebody drew, the commonest first; the rest is edges and noise."""
     values = sorted(seen.counts, key=lambda v: -seen.counts[v])
+    if seen.compressed and kind == "grey" and max(values) - min(values) < MOST_CLASSES:
+        return values[:1]  # what was drawn cannot be told from noise
     if len(values) <= 2 or kind == "palette":
         return values
-    narrow = kind == "grey" and numbers_classes(values)
+    exact = not seen.compressed
+    narrow = exact and kind == "grey" and numbers_classes(values)
     haze = _HAZE * (max(values) - min(values)) if kind == "grey" else _COLOUR_HAZE
     others = max(seen.pixels - seen.counts[values[0]], 1)  # all but the commonest
     drawn: list[int] = []
@@ -239,9 +251,9 @@ def drawn_values(seen: Evidence, kind: str) -> list[int]:
             continue
         common = count > _COMMON * others
         if kind == "colour":
-            line = len(values) <= _MANY
+            line = exact and len(values) <= _MANY
         else:
-            few = common or (len(values) <= _CLEAN and count > _STRAY * others)
+            few = common or (exact and len(values) <= _CLEAN and count > _STRAY * others)
             line = few and seen.between.get(value, 0) < count / 2
             # Lines of one pixel between two others are between. Class numbers are hardly ever
             # scaled softly, and a class too many shows, while one that is lost does not.
@@ -266,14 +278,16 @@ def _is_haze(value: int, drawn: Sequence[int], seen: Evidence, reach: float, kin
     """Whether a value is the compression noise of a commoner one near it."""
     if 2 * seen.clean.get(value, 0) > seen.counts[value]:
         return False
+    many = len(seen.counts) > _MANY
+    rounded = seen.compressed or (many and not seen.mostly_numbered)
     for peak in drawn:
         away = float(distance(np.array(value), np.array(peak), kind))
-        if away <= _ROUND and len(seen.counts) > _MANY and not seen.mostly_numbered:
+        if away <= _ROUND and rounded:
             return True
         if away > reach or 4 * seen.counts[value] > seen.counts[peak]:
             continue
         if kind == "colour":
-            return len(seen.counts) > _MANY
+            return seen.compressed or many
         low, high = sorted((value, peak))
         steps = high - low - 1
         if sum(v in seen.counts for v in range(low + 1, high)) >= steps / 2:
