@@ -342,6 +342,7 @@ def test_any_class_numbers_come_back(folder: Path, values: list[int], seed: int)
     values=st.lists(st.integers(0, 0xFFFFFF), min_size=3, max_size=8, unique=True),
     seed=st.integers(0, 2**32),
 )
+@example(values=[0, 1, 255], seed=0)  # blue is no "ignore"
 def test_any_colours_come_back(folder: Path, values: list[int], seed: int) -> None:
     assume(any(value % 0x010101 for value in values))
     blocks = np.random.default_rng(seed).permutation(np.resize(values, 36)).reshape(6, 6)

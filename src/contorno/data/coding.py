@@ -223,7 +223,7 @@ def _found(
             f"that the right folder was given; {_no_labels_help(kind, seen)}",
             "not-labels",
         )
-    if not ignored and is_void(seen, drawn):
+    if not ignored and kind != "colour" and is_void(seen, drawn):  # #0000ff is 255, too
         ignored = {IGNORE}
     drawn = one_coding(seen, drawn, kind)
     drawn = [v for v in drawn if v not in ignored]
