@@ -425,6 +425,9 @@ def test_colours_that_pillow_reads_are_not_turned_twice(
 def test_numbers_that_are_no_pixels(tmp_path: Path) -> None:
     kind, what = problem(stored(tmp_path, tiff(np.zeros((4, 4), np.complex64))))
     assert (kind, what) == ("not-an-image", "a TIFF of complex64")
+    lab = pillow(Image.frombytes("LAB", (8, 8), bytes(192)), "TIFF")
+    kind, what = problem(stored(tmp_path, lab))
+    assert (kind, what[:20]) == ("not-an-image", "a TIFF of Lab colour")
 
 
 # --- PNG and others

@@ -35,6 +35,7 @@ from contorno.decoded import (
 Array = NDArray[Any]
 
 _YCBCR = 6  # TIFF's photometric interpretation
+_LAB = (8, 9, 10)
 _JPEG_IN_TIFF = (6, 7, 34892, 33007)  # TIFF's compressions
 _TAG_SIZES = dict(
     zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8), strict=True)
@@ -201,6 +202,14 @@ def _check_layout(path: Path, layout: _Layout, *, pages: bool) -> None:
             f"a TIFF of {page.dtype or f'{page.bitspersample} bits a sample'}",
             "whole or floating-point numbers of 8 to 64 bits",
             "convert it to 8 or 16 bits, or to float32",
+        )
+    if page.photometric in _LAB and page.samplesperpixel > 1:
+        raise failure(
+            path,
+            "not-an-image",
+            "a TIFF of Lab colours, whose numbers jump where a colour is nearly grey",
+            "grey, RGB, CMYK or a palette",
+            "convert it to RGB",
         )
     samples = page.shaped[0] * page.shaped[4] * page.dtype.itemsize
     height, width = layout.length("Y"), layout.length("X")
