@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -503,6 +504,15 @@ def test_greys_that_were_compressed_are_those_that_were_drawn(
     assert np.abs(np.subtract(labels.values, grey)).max() <= 1
     drawn = np.stack([labels.classes(read_raw_mask(path).values) for path in paths])
     assert (drawn == np.stack(truths)).mean() > 0.99
+
+
+def test_greys_in_a_tiff_of_jpeg_are_those_that_were_drawn(tmp_path: Path) -> None:
+    path, truth = tmp_path / "m.tif", discs(0, 128, 12) > 0
+    options: dict[str, Any] = {"compression": "jpeg", "compressionargs": {"level": 100}}
+    tifffile.imwrite(path, two(0, 255, truth), **options)
+    labels = learn(path)
+    assert labels.values == (0, 255)
+    assert np.array_equal(labels.classes(read_raw_mask(path).values), truth)
 
 
 @pytest.mark.parametrize("quality", [90, 100])

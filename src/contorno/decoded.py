@@ -38,7 +38,7 @@ class Decoded:
         alpha: whether the last channel says how opaque a pixel is.
         orientation: of the EXIF data, 1 to 8; not applied.
         notes: "ink" where CMYK became RGB, "negative" where 0 was white.
-        lossy: whether the compression of a JPEG or WebP file has changed the values.
+        lossy: whether compression (JPEG, also in TIFF, or WebP) has changed the values.
     """
 
     array: Array

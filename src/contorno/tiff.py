@@ -272,6 +272,7 @@ def _stack(layout: _Layout, data: bytes) -> Decoded:
         alpha=count == 1 and _has_alpha(page),
         orientation=valid_orientation(page.tags.valueof(274)),
         notes=("ink",) if _is_ink(page) else ("negative",) if _is_negative(page) else (),
+        lossy=page.compression in _JPEG_IN_TIFF,
     )
 
 
