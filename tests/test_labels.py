@@ -425,6 +425,13 @@ def test_0_1_masks_among_0_255_masks_are_another_coding(tmp_path: Path) -> None:
     assert problems[0].path.endswith("m2.png")
 
 
+def test_16_bit_masks_among_8_bit_masks_are_another_coding(tmp_path: Path) -> None:
+    made = pairs(tmp_path, blocks(0, 255), 257 * blocks(0, 255).astype(np.uint16), blocks(0, 255))
+    dataset, problems = load(made, workers=0)
+    assert dataset.labels.values == (0, 255)
+    assert [(p.kind, p.path[-6:]) for p in problems] == [("other-coding", "m1.png")]
+
+
 @pytest.mark.parametrize("others", [(0, 15), (0, 7, 12, 15), (0, 1)])
 @pytest.mark.parametrize("kind", ["grey", "palette"])
 def test_void_of_pascal_voc_is_ignored_though_classes_are_missing(

@@ -366,14 +366,15 @@ def is_void(seen: Evidence, drawn: Sequence[int]) -> bool:
 def one_coding(seen: Evidence, drawn: list[int], kind: str) -> list[int]:
     """The values of the commonest coding, where every mask has two values and most have the same.
 
-    1 in some masks and 255 in the others are surely two codings; of other greys, at least
-    `_ONE_CODING` of the masks must agree. The masks of another coding are reported, one by one.
+    1 in some masks and 255, or 65535, in the others are surely two codings; of other greys, at
+    least `_ONE_CODING` of the masks must agree. The masks of another coding are reported, one by
+    one.
     """
     pairs = Counter({values: n for values, n in seen.sets.items() if len(values) == 2})
     if len(drawn) < 3 or not pairs or any(len(values) > 2 for values in seen.sets):
         return drawn
     values, number = pairs.most_common(1)[0]
-    known = set(drawn) == {0, 1, 255} and values in ({0, 1}, {0, 255})
+    known = 0 in values and set(drawn) <= {0, 1, 255, 65535}
     spaced = kind == "grey" and max(drawn) - min(drawn) >= MOST_CLASSES  # not 0/1 beside 0/2
     if known or (spaced and number >= _ONE_CODING * pairs.total()):
         return [v for v in drawn if v in values]
