@@ -325,6 +325,23 @@ def test_a_mask_of_one_palette_colour_is_read_by_its_colour(tmp_path: Path) -> N
         assert problems["d.png"].what == "a palette mask"
 
 
+@pytest.mark.parametrize("palette", [(255, 255, 255, 0, 0, 0), (0, 0, 0, 255, 255, 255)])
+def test_a_black_mask_among_those_of_a_palette_is_not_read_as_white(
+    palette: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Programs that save space write it as grey, where 0 is black; for others it is index 0."""
+    for name in "abcd":
+        write(tmp_path, name, picture())
+        save_palette(tmp_path / "masks" / f"{name}.png", mask() // 255, palette)
+    write(tmp_path, "d", picture(), np.zeros((24, 32), np.uint8))
+    dataset, problems = load_folder(tmp_path)
+    if palette[0]:
+        assert dataset.names == ["a", "b", "c"]
+        assert problems["d.png"].kind == "mixed-kinds"
+    else:
+        assert not dataset.read(3)[1].any()
+
+
 def test_deep_greys_among_colours_are_a_problem(tmp_path: Path) -> None:
     colours = np.array([(0, 0, 0), (255, 0, 0)], np.uint8)
     for name in "abc":

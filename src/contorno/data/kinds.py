@@ -33,12 +33,15 @@ def _one_kind(good: Good, problems: list[Problem], layer: int, kind: str | None)
     masks = [facts.masks[layer] for _, facts in good]
     mixed = _greys_are_colours(masks)
     kind = "colour" if mixed else common_kind(masks, kind or "grey")
+    palette = max((mask.palette for mask in masks), key=len, default=())
     kept = []
     for pair, facts in good:
         mask = facts.masks[layer]
         if mask.kind != kind:
             grey_colours = mask.kind == "grey" and kind == "colour" and (mixed or mask.coloured)
             mask_as = _as_kind(mask, kind) if len(mask.counts) == 1 or grey_colours else None
+            if kind == "palette" and _is_elsewhere(mask, palette):
+                mask_as = None
             if mask_as is None:
                 problems.append(
                     Problem(
@@ -63,6 +66,15 @@ def _as_kind(mask: MaskFacts, kind: str) -> MaskFacts | None:
     if None in new.values():
         return None
     return _renamed(replace(mask, kind=kind), lambda value: new.get(value) or 0)
+
+
+def _is_elsewhere(mask: MaskFacts, palette: tuple[int, ...]) -> bool:
+    """Whether a grey of a palette has another index than its value: which is meant is not told."""
+    colours = [palette[at : at + 3] for at in range(0, len(palette), 3)]
+    return mask.kind == "grey" and any(
+        0 <= value < len(colours) and (value,) * 3 in colours and colours[value] != (value,) * 3
+        for value in mask.counts
+    )
 
 
 def _renamed(mask: MaskFacts, new: Callable[[int], int]) -> MaskFacts:
