@@ -262,6 +262,7 @@ NAN = np.where(BITS, np.nan, 1).astype(np.float32)
         (imagecodecs.png_encode(DEEP_RGB), "colour mask of type uint16"),
         (tiff(DEEP / np.float32(7)), "fractional values"),
         (tiff(NAN), "NaN or infinite"),
+        (tiff(BITS * np.uint64(2**64 - 1)), "value 18446744073709551615"),
     ],
 )
 def test_masks_that_mean_nothing(data: bytes, words: str, tmp_path: Path) -> None:
@@ -269,6 +270,12 @@ def test_masks_that_mean_nothing(data: bytes, words: str, tmp_path: Path) -> Non
     with pytest.raises(ImageError, match=words) as caught:
         read_mask(path)
     assert caught.value.problem.path == str(path)
+
+
+def test_a_mask_of_half_floats_is_read_without_a_warning(tmp_path: Path) -> None:
+    """2**31 is beyond their range."""
+    mask = read_raw_mask(stored(tmp_path / "m.tif", tiff(BITS.astype(np.float16))))
+    assert np.array_equal(mask.values, BITS)
 
 
 @settings(max_examples=60, deadline=None)

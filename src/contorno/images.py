@@ -376,11 +376,15 @@ def _pack_colours(path: Path, array: Array) -> Array:
 def _integers(path: Path, array: Array) -> tuple[Array, int]:
     """A grey mask as integers, and its `RawMask.unit`."""
     if array.dtype.kind in "ui":
+        if array.max() >= 2**63:
+            raise _not_whole(
+                path, f"a mask with value {array.max()}", "values of less than 64 bits"
+            )
         return array, 0
     if not np.isfinite(array).all():
         raise _not_whole(path, "a mask with NaN or infinite values", "whole numbers")
     rounded, within = np.rint(array), array.min() >= 0 and array.max() <= 1
-    if np.array_equal(rounded, array) and np.abs(rounded).max() < 2**31:
+    if np.array_equal(rounded, array) and float(np.abs(rounded).max()) < 2**31:
         return rounded.astype(np.int32), int(within)
     if within:  # soft masks 0..1, as float TIFF
         return np.asarray(np.rint(array * 255), np.uint8), 255
