@@ -394,6 +394,19 @@ def test_palettes_in_tiffs(bits: int, deep: bool, tmp_path: Path) -> None:
     assert mask.palette == tuple(colours.ravel().tolist())
 
 
+@pytest.mark.parametrize("opaque", [True, False])
+def test_a_palette_with_alpha_beside_it(opaque: bool, tmp_path: Path) -> None:
+    """As GIMP writes indexed pictures with transparency."""
+    indices, alpha = PLANES[0] % 4, np.full_like(PLANES[1], 255) if opaque else PLANES[1]
+    picture = Image.fromarray(indices, mode="P")
+    picture.putpalette(bytes(RANDOM.integers(0, 256, 12, dtype=np.uint8)))
+    both = picture.convert("PA")
+    both.putalpha(Image.fromarray(alpha))
+    colours = np.asarray(picture.convert("RGB"))
+    read = read_image(stored(tmp_path, pillow(both, "TIFF")))
+    assert np.array_equal(read, colours if opaque else np.dstack([colours, alpha]))
+
+
 def test_only_alpha_that_is_the_same_everywhere_is_dropped(tmp_path: Path) -> None:
     array = np.dstack([PICTURE[..., :3], np.full(PICTURE.shape[:2], 7, np.uint8)])
     for extra, channels in (("unassalpha", 3), ("assocalpha", 3), ("unspecified", 4)):

@@ -250,11 +250,12 @@ def _stack(layout: _Layout, data: bytes) -> Decoded:
     page = layout.pages[0]
     count = prod(layout.shape) // prod(page.shaped[1:4])
     palette = _tiff_palette(page)
+    indexed = palette is not None and count == 1 and page.samplesperpixel == 1
     stack = np.empty(0)
     for index, raw in enumerate(_raw_pages(layout, data)):
         part = _light(layout.pages[index if layout.series is None else 0], raw)  # (D, H, W, S)
-        if palette is not None and count > 1:
-            part = coloured(part[..., 0], palette)
+        if palette is not None and not indexed:
+            part = np.concatenate([coloured(part[..., 0], palette), part[..., 1:]], axis=-1)
         if count == 1:
             stack = part
         elif index == 0:
@@ -264,7 +265,6 @@ def _stack(layout: _Layout, data: bytes) -> Decoded:
     y, x = layout.axes.index("Y"), layout.axes.index("X")
     order = [y, x, *(i for i in range(len(layout.axes)) if i not in (y, x)), len(layout.axes)]
     stack = stack.reshape(*layout.shape, -1).transpose(order)
-    indexed = palette is not None and count == 1
     return Decoded(
         bytes_of_bits(stack.reshape(*stack.shape[:2], -1)),
         "TIFF",
@@ -328,7 +328,10 @@ def _light(page: Any, raw: Array) -> Array:
 def _tiff_palette(page: Any) -> Array | None:
     """(K, 3) uint8; None where there is none, or one that does not fit the page."""
     colours = page.colormap if page.photometric == 3 else None  # (3, 2**bits) uint16
-    if colours is None or page.samplesperpixel != 1 or page.dtype.kind not in "bu":
+    with_alpha = page.samplesperpixel == 2 and page.dtype == np.uint8 and _has_alpha(page)
+    if colours is None or page.dtype.kind not in "bu":
+        return None
+    if page.samplesperpixel != 1 and not with_alpha:
         return None
     if colours.ndim != 2 or len(colours) != 3:
         return None
