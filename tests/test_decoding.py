@@ -847,6 +847,8 @@ def test_changed_bytes_in_stacks_give_a_picture_or_an_error(name: str, tmp_path:
 
 # --- things that are no image
 
+DEEP_JPEG = imagecodecs.jpeg_encode(8 * SMOOTH[..., 0].astype(np.uint16), bitspersample=12)
+
 
 @pytest.mark.parametrize(
     ("data", "kind", "words"),
@@ -860,6 +862,7 @@ def test_changed_bytes_in_stacks_give_a_picture_or_an_error(name: str, tmp_path:
         (b"version https://git-lfs.github.com/spec/v1\n", "not-an-image", "a git-lfs pointer"),
         (b"BM is how this text begins", "not-an-image", "not an image"),
         (b"\xff\xd8\xff\xe0\0", "damaged", "header"),
+        (DEEP_JPEG, "damaged", "or it is one of 12 bits or without loss"),
         (b"GIF89a", "damaged", "header"),
         (b"BM" + bytes(9), "damaged", "header"),
         (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged", ""),

@@ -311,7 +311,8 @@ def _animation(path: Path, frames: int) -> ImageError:
 def _not_an_image(path: Path, data: bytes) -> ImageError:
     """Say what a file is instead of a picture, as far as its first bytes tell."""
     if name := _known(data):
-        return damaged(path, name, "its header cannot be read")
+        kinds = ", or it is one of 12 bits or without loss" if name == "JPEG" else ""
+        return damaged(path, name, f"its header cannot be read{kinds}")
     head = data[:200].lstrip().lower()
     wanted = "PNG, JPEG, TIFF, BMP, GIF or WebP"
     if head.startswith(b"version https://git-lfs"):
