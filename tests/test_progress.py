@@ -17,7 +17,7 @@ from contorno.progress import bar, clock, labels_table, say, size, table, warn
 
 
 def test_messages_are_not_wrapped_or_interpreted(capsys: pytest.CaptureFixture[str]) -> None:
-    message = "[bold]path/" + "x" * 300 + " 12 [/red]"
+    message = "[bold]path/plate:x:" + "x" * 300 + " 12 [/red]"
     say(message)
     warn(message)
     written = capsys.readouterr()

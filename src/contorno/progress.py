@@ -50,7 +50,7 @@ class _Output(Console):
     """Standard output or error for what is more than plain lines; nobody need listen."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False)
+        super().__init__(stderr=stderr, highlight=False, emoji=False)  # "a:x:b.png" is a name
 
     def __exit__(self, *raised: Any) -> None:
         try:
