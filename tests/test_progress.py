@@ -93,8 +93,12 @@ def test_work_goes_on_where_nothing_can_be_printed(tmp_path: Path, where: str) -
     assert (tmp_path / "end").read_text() == "done\n"
 
 
-def test_is_terminal_follows_standard_output() -> None:
+def test_is_terminal_follows_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress.is_terminal() is False  # pytest captures it
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for term, able in (("xterm", True), ("dumb", False), ("unknown", False)):
+        monkeypatch.setenv("TERM", term)
+        assert progress.is_terminal() is able  # where no bar can be drawn, lines are printed
 
 
 @pytest.mark.parametrize(

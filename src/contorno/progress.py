@@ -76,8 +76,9 @@ def failed(message: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether somebody looks at standard output."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    """Whether somebody looks at standard output, where a bar can be drawn."""
+    able = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")  # Emacs' shell, say
+    return able and sys.stdout is not None and sys.stdout.isatty()
 
 
 def printable(message: str) -> str:
