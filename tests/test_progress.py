@@ -63,6 +63,34 @@ def test_count_and_time_left_stand_whole_beside_a_bar(
     assert ("images/s" in written) == (columns >= 100)
 
 
+WARNING = """
+from contorno.progress import bar, warn
+with bar("Training", 2) as advance:
+    advance()
+    warn("a warning of " + "many words " * 9)
+"""
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_warning_stands_above_the_bar(tmp_path: Path, apart: bool) -> None:
+    """And not behind it in its line; standard error in a file holds it as ever."""
+    reader, terminal = os.openpty()
+    with (tmp_path / "errors").open("wb") as errors:
+        subprocess.run(
+            [sys.executable, "-c", WARNING],
+            stdout=terminal,
+            stderr=errors if apart else terminal,
+            env=os.environ | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "80"},
+            timeout=60,
+            check=True,
+        )
+    os.close(terminal)
+    shown, warning = os.read(reader, 65536).decode(), "a warning of " + "many words " * 9
+    os.close(reader)
+    assert (f"\x1b[2K{warning}\r\n" in shown) == (not apart)
+    assert (tmp_path / "errors").read_text() == (f"{warning}\n" if apart else "")
+
+
 WORK = """
 import sys
 from contorno.progress import bar, labels_table, say, warn

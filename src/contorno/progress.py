@@ -27,6 +27,9 @@ _NARROW = 70  # columns: in fewer, figures are folded; in more, they stay in one
 _LONG_BAR = 120  # columns: in fewer, a progress bar is short
 
 
+_bars: list[Console] = []  # those that are drawn now
+
+
 class Advance(Protocol):
     """Call after each piece of work, with words on how it stands, and a new total if it changed."""
 
@@ -63,8 +66,11 @@ class _Output(Console):
 
 
 def warn(message: str) -> None:
-    """Print one warning on standard error."""
-    _Output(stderr=True).print(printable(message), style="yellow", soft_wrap=True, markup=False)
+    """Print one warning on standard error; on a terminal above a bar that is drawn there."""
+    console: Console = _Output(stderr=True)
+    if _bars and console.is_terminal:
+        console = _bars[-1]
+    console.print(printable(message), style="yellow", soft_wrap=True, markup=False)
 
 
 def failed(message: str) -> None:
@@ -106,7 +112,7 @@ class _Words(TextColumn):
 def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
     """A progress bar with time left on a terminal; nothing elsewhere.
 
-    Messages printed by `say` meanwhile appear above the bar.
+    Messages printed by `say` and `warn` meanwhile appear above the bar.
     """
     if not is_terminal():
         yield lambda words="", *, steps=1, total=None: None
@@ -119,13 +125,22 @@ def bar(title: str, total: int, *, start: int = 0) -> Iterator[Advance]:
         TimeRemainingColumn(elapsed_when_finished=True, table_column=whole),
         _Words(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, _drawn_on(console):
         task = progress.add_task(title, total=total, completed=start, words="")
 
         def advance(words: str = "", *, steps: int = 1, total: int | None = None) -> None:
             progress.update(task, advance=steps, words=words, total=total)
 
         yield advance
+
+
+@contextmanager
+def _drawn_on(console: Console) -> Iterator[None]:
+    _bars.append(console)
+    try:
+        yield
+    finally:
+        _bars.remove(console)
 
 
 def clock(seconds: float) -> str:
