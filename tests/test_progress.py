@@ -63,6 +63,31 @@ def test_count_and_time_left_stand_whole_beside_a_bar(
     assert ("images/s" in written) == (columns >= 100)
 
 
+SPELLING = """
+from contorno.progress import findings, labels_table, say
+say("images/日本.png")
+labels_table([{"value": "1", "name": "細胞", "share": 0.5, "images": 2}])
+one = {"kind": "tiny", "severity": "note", "path": "日本.png"} | dict.fromkeys(("what", "fix"), "≤")
+result = {"good": 1, "pairs": 1, "rule": "≥", "labels": None, "suggestions": []}
+findings(result | {"findings": [one | {"expected": "é"}]})
+"""
+
+
+def test_an_encoding_that_lacks_a_character_stops_no_script() -> None:
+    """As where the output of a script of one's own goes to a file, on Windows."""
+    done = subprocess.run(
+        [sys.executable, "-c", SPELLING],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"},
+        timeout=60,
+        check=True,
+    )
+    written = done.stdout.decode("cp1252")
+    assert "images/\\u65e5\\u672c.png" in written
+    assert "\\u7d30\\u80de" in written
+    assert "expected é. Fix: \\u2264" in written
+
+
 WARNING = """
 from contorno.progress import bar, warn
 with bar("Training", 2) as advance:

@@ -88,8 +88,9 @@ def is_terminal() -> bool:
 
 
 def printable(message: str) -> str:
-    """File names that are not UTF-8 or that hold control characters are shown with escapes."""
-    text = message.encode("utf-8", "backslashreplace").decode()
+    """Control characters, and what standard output cannot spell, are shown with escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = message.encode(encoding, "backslashreplace").decode(encoding)
     return "".join(
         c if c == "\n" or unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode()
         for c in text
