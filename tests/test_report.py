@@ -813,6 +813,23 @@ def test_pictures_have_one_height_whatever_their_shape(browser: Any, tmp_path: P
     assert all(abs(width - height) <= 1 for width, height in sides)
 
 
+def test_a_tall_picture_is_no_higher_than_a_phone(browser: Any, tmp_path: Path) -> None:
+    results = make(tmp_path)
+    for name, shape in (("cell0", (640, 32, 3)), ("cell1", (30, 40, 3)), ("cell2", (40, 30, 3))):
+        save(tmp_path / "images" / f"{name}.png", np.zeros(shape, np.uint8))
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(write_report(results).as_uri())
+    script = "all => all.map(v => v.offsetHeight / v.offsetWidth)"
+    wide_to_tall = sorted(page.eval_on_selector_all(".view", script))
+    assert wide_to_tall[:2] == pytest.approx([3 / 4, 4 / 3], rel=0.02)
+    for picture in page.locator(".view").all():
+        assert picture.bounding_box()["height"] < 740
+        picture.click()
+        assert picture.bounding_box()["height"] == 740
+        page.keyboard.press("Escape")
+    page.close()
+
+
 def test_click_on_a_heading_sorts(browser: Any, page_file: Path) -> None:
     page = browser.new_page()
     page.goto(page_file.as_uri())
