@@ -277,6 +277,23 @@ def test_outline_follows_what_the_masks_mean(
     assert ("The mask is empty." in page.text) == (bounds is None)
 
 
+@pytest.mark.parametrize("noise", [(1, 0, 0), (250, 250, 240)])
+def test_noise_goes_to_the_class_that_is_nearest_in_colour(
+    tmp_path: Path, noise: tuple[int, int, int]
+) -> None:
+    """As numbers, #010000 is nearer to #00ff00 than to #000000; to what is ignored goes nothing."""
+    mask = np.zeros((*SIZE, 3), np.uint8)
+    mask[:, :3] = noise
+    mask[6:18, 16:28] = (0, 255, 0)
+    colours = {"#000000": "background", "#00ff00": "cell", "#ffffff": "ignored"}
+    colours["9 other values"] = "the nearest of these"
+    table = [{"value": v, "name": name, "share": 0, "images": 1} for v, name in colours.items()]
+    labels = {"note": "", "table": table}
+    page = page_of(tmp_path, finding(**pair(tmp_path, mask=mask)), labels=labels)
+    found = {ring.get_extents().bounds for path in outlines(page) for ring in polygons(path)}
+    assert found == {(16, 6, 12, 12)} | ({(0, 0, 3, 24)} if sum(noise) > 1 else set())
+
+
 def test_classes_are_outlined_apart(tmp_path: Path) -> None:
     mask = blob(1)
     mask[8:12, 6:10] = 2

@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from contorno.data.labels import distance
 from contorno.files import write_bytes
 from contorno.images import ImageError, RawMask, read_channels, read_raw_mask
 from contorno.pictures import figure, jpeg, outline, policy_hash, shrink, visible
@@ -245,19 +246,19 @@ def _classes(mask: RawMask, table: Table) -> Iterator[Bools]:
     for row in table:
         if row["colour"] or re.fullmatch(r"-?\d+", row["value"], re.ASCII):
             known[int(row["value"].lstrip("#"), 16 if row["colour"] else 10)] = row["name"]
-    values = mask.values
-    if any(row["colour"] for row in table) and mask.kind == "grey":
+    values, coloured = mask.values, any(row["colour"] for row in table)
+    if coloured and mask.kind == "grey":
         values = values.astype(np.int32) * 0x010101  # a coloured one without any colour in it
     present, counts = np.unique(values, return_counts=True)
     if not known:  # then what most pixels have is background
         known = {int(present[counts.argmax()]): _BEHIND[0]}
     nearest = any(row["name"] == "the nearest of these" for row in table)
+    anchors = np.array(sorted((v for v, n in known.items() if n != _BEHIND[1]), reverse=True))
+    away = distance(present[:, None].astype(np.int64), anchors, "colour" if coloured else "grey")
     named = defaultdict(list)
-    for value in present.tolist():
-        if value in known or nearest:
-            named[known[min(known, key=lambda k: (abs(k - value), -k))]].append(value)
-        else:
-            named[""].append(value)  # numbered objects
+    for value, near in zip(present.tolist(), anchors[away.argmin(axis=1)].tolist(), strict=True):
+        # Of two as near, the higher, as in `Labels`; of no other, a numbered object.
+        named[known.get(value, known[near] if nearest else "")].append(value)
     for name, members in named.items():
         if name not in _BEHIND:
             yield np.isin(values, members)
