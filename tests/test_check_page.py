@@ -87,6 +87,7 @@ def test_page_lies_where_it_is_told(tmp_path: Path) -> None:
         (["note"], 9, "Nothing wrong was found"),
         (["warning", "note"], 9, "All pairs can be used, but something looks wrong"),
         (["error", "warning"], 9, "Some pairs cannot be used"),
+        (["error"], 1234, "All pairs can be used, but something is wrong"),
         (["error"], 0, "Nothing can be used yet"),
         ([], 0, "Nothing can be used yet"),
     ],
@@ -97,13 +98,18 @@ def test_verdict_and_tally_stand_on_top(
     page = page_of(tmp_path, *map(finding, severities), good=good)
     top = page.text.partition("How the masks were understood")[0]
     assert verdict in top
-    assert f"Pairs that can be used {good} of 1,234" in top
+    assert f"Pairs that can be used {good:,} of 1,234" in top
     for severity in ("error", "warning", "note"):
         number = severities.count(severity)
         assert f"{number} {severity}{'' if number == 1 else 's'}" in top
     assert "Look at it." in top
     links = [link for link in page.values("href") if link.startswith("#")]
     assert sorted(links) == sorted(f"#{severity}" for severity in set(severities))
+
+
+def test_masks_that_were_not_understood_leave_nothing_to_use(tmp_path: Path) -> None:
+    page = page_of(tmp_path, finding("error", "not-labels"), labels=None, good=1234)
+    assert "Nothing can be used yet" in page.text
 
 
 def test_masks_are_told_by_value_and_class(tmp_path: Path) -> None:
