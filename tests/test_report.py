@@ -507,6 +507,23 @@ def outline(page: Page, layer: str, case: str = "1-1") -> str:
     return next(a["d"] for _, a in page.tags if a.get("id") == f"case-{case}-{layer}")
 
 
+def test_a_texture_is_told_and_not_drawn(tmp_path: Path) -> None:
+    """Its outline would be megabytes that no browser draws at once."""
+    results = make(tmp_path, count=1)
+    speckled = np.random.default_rng(0).random((400, 400)) < 0.5
+    save(tmp_path / "images" / "cell0.png", np.zeros((400, 400, 3), np.uint8))
+    for part, mask in (("truths", np.kron(speckled[::20, ::20], np.ones((20, 20), bool))),
+                       ("predictions", speckled)):  # fmt: skip
+        save(tmp_path / part / "cell0.png", mask.astype(np.uint8))
+    page = Page(write_report(results))
+    assert page.text.count("is too fine to be drawn.") == 1
+    assert "The prediction is too fine to be drawn." in page.text
+    assert len(page.values("d")) > 0
+    assert "case-1-1-truth" in page.source
+    assert "case-1-1-prediction" not in page.source
+    assert len(page.source) < 500_000
+
+
 def test_truth_is_drawn_as_it_was_understood(tmp_path: Path) -> None:
     results = make(tmp_path, count=1)
     save(tmp_path / "truths" / "cell0.png", blob(9).astype(np.uint8))

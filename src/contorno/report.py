@@ -32,6 +32,7 @@ LONG_SIDE = 640  # pixels: nine pictures of this size keep the page near 1 MB
 KEYS = (
     "classes", "contorno", "images", "labels", "model", "per_image", "pooled", "problems", "rules"
 )  # fmt: skip
+OUTLINE = 300_000  # characters: an outline with more is a texture, which browsers draw slowly
 SUSPECTS = 9  # masks that may be wrong
 SHOWN = 8  # classes whose Dice stands below a picture
 
@@ -192,7 +193,11 @@ def _case(image: Mapping[str, Any], folder: Path, results: Mapping[str, Any]) ->
             notes.append(f"The {layer} is {odd[1]} x {odd[0]} pixels: not drawn.")
             continue
         masks = _masks(raw, results["labels"])
-        case[layer] = "".join(outline(shrink(mask, size)) for mask in masks)
+        drawn = "".join(outline(shrink(mask, size)) for mask in masks)
+        if len(drawn) > OUTLINE:
+            notes.append(f"The {layer} is too fine to be drawn.")
+            continue
+        case[layer] = drawn
     if worst := _class_words(image.get("classes", {})):
         notes.append(worst)
     return case
