@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,19 @@ def test_every_section_comes_in_order(tmp_path: Path) -> None:
     assert sections == ["distribution", "cases", "images", "rules"]
 
 
+def test_a_screen_reader_finds_headings_in_order_and_captions(tmp_path: Path) -> None:
+    results = make(tmp_path)
+    change(results, 0, expected_dice=0.9)
+    page = Page(write_report(results, run=make_run(tmp_path / "run")))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+    drawings = [tag for tag, attrs in page.tags if attrs.get("role") == "img"]
+    assert drawings.count("div") == 5  # no figures: of an image nothing inside is read out
+    assert set(drawings) == {"div", "svg"}
+    assert "The chart is made from the model's own probabilities" in page.text  # one of two
+
+
 def test_a_mean_of_fewer_images_says_of_how_many(tmp_path: Path) -> None:
     results = make(tmp_path)
     scored = json.loads(results.read_text())
@@ -267,6 +281,7 @@ def test_confidence_and_choices_are_shown(tmp_path: Path) -> None:
     assert f"Expected calibration error {after.ece:.3f}" in page.text
     assert f"{before.ece:.3f} before the temperature" in page.text
     assert "Rank correlation 0.87" in page.text
+    assert "Both charts are made from the model's own probabilities" in page.text
     assert "2 image(s) are unlike the training images" in page.text
     assert "These pixels." in page.text
     assert "Kept if it helps." in page.text
