@@ -862,6 +862,19 @@ def test_a_tall_picture_is_no_higher_than_a_phone(browser: Any, tmp_path: Path) 
     page.close()
 
 
+def test_the_colours_of_the_legend_are_printed(browser: Any, page_file: Path) -> None:
+    """Backgrounds are left out on paper, by default: nothing said which outline is the truth."""
+    page = browser.new_page()
+    page.goto(page_file.as_uri())
+    page.emulate_media(media="print")
+    script = "e => [getComputedStyle(e, '::before'), getComputedStyle(e)]"
+    script += ".map(style => style.printColorAdjust)"
+    for legend in page.locator(".legend").all():
+        assert legend.evaluate(script) == ["exact", "economy"]
+    assert page.locator(".scale").evaluate(script)[1] == "exact"
+    page.close()
+
+
 def test_click_on_a_heading_sorts(browser: Any, page_file: Path) -> None:
     page = browser.new_page()
     page.goto(page_file.as_uri())
