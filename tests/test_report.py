@@ -25,6 +25,7 @@ from PIL import Image
 
 from contorno import metrics, pictures, report
 from contorno.calibration import reliability
+from contorno.charts import histogram
 from contorno.errors import InputError
 from contorno.report import write_report
 
@@ -721,12 +722,13 @@ def test_an_epoch_logged_twice_counts_as_logged_last() -> None:
     assert notes == []
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_few_images_give_a_page_too(tmp_path: Path, count: int) -> None:
     page = Page(write_report(make(tmp_path, count=count)))
     assert len(page.pictures()) == count
     assert ("No image could be scored." in page.text) == (count == 0)
     assert ("It comes from one image" in page.text) == (count == 1)
+    assert ("A quarter of the images lie" in page.text) == (count == 4)
 
 
 # Errors ----------------------------------------------------------------------------------------
@@ -873,6 +875,17 @@ def test_the_colours_of_the_legend_are_printed(browser: Any, page_file: Path) ->
         assert legend.evaluate(script) == ["exact", "economy"]
     assert page.locator(".scale").evaluate(script)[1] == "exact"
     page.close()
+
+
+@pytest.mark.parametrize("dice", [0.0, 0.1, 0.3, 0.45, 0.55, 0.79, 0.9, 1.0])
+def test_the_line_of_the_mean_crosses_no_words(browser: Any, tmp_path: Path, dice: float) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 844})
+    page.set_content(f"<div style='width: 600px'>{histogram([dice, dice], dice)}</div>")
+    box = page.locator("text", has_text="mean").bounding_box()
+    line = max((p.bounding_box() for p in page.locator("path").all() if p.bounding_box()),
+               key=lambda b: b["height"] if b["width"] < 3 else 0)  # fmt: skip
+    page.close()
+    assert not box["x"] - 40 < line["x"] < box["x"] + box["width"]  # 40: the line beside the words
 
 
 def test_click_on_a_heading_sorts(browser: Any, page_file: Path) -> None:

@@ -45,7 +45,8 @@ def histogram(dice: Sequence[float], mean: float) -> Markup:
         depths = 0.08 + 0.13 * (np.arange(len(dice)) * 0.618034 % 1)
         axes.scatter(dice, -depths * tallest, s=11, color=FIRST, linewidths=0)
         axes.axvline(mean, color=SECOND, linewidth=1.5, label=f"mean {mean:.3f}")
-        axes.legend(frameon=False, loc="upper left")
+        right = mean <= (low + 1) / 2  # away from the line, which would cross the words
+        axes.legend(frameon=False, loc="upper right" if right else "upper left")
         axes.set(xlim=(low - 0.01, 1.01), ylim=(-0.28 * tallest, 1.12 * tallest))
         axes.set(xlabel="Dice of an image", ylabel="images")
         axes.xaxis.set_major_locator(MaxNLocator(6))

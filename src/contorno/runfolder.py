@@ -304,7 +304,8 @@ def seen_in_training(run: Path | None, dataset: Dataset) -> str:
     )
     if not seen:
         return "images given to evaluate; the model was trained on none of them"
-    words = f"{seen} of the {len(dataset)} images were used in training this model"
+    were = "was" if seen == 1 else "were"
+    words = f"{seen} of the {len(dataset)} images {were} used in training this model"
     warn(f"{words}: the scores will be better than on new images.")
     return f"images given to evaluate; {words}, so expect less on new ones"
 
