@@ -224,6 +224,12 @@ def test_a_table_of_figures(
     assert last.count(" - ") == 2
     assert "false positives" not in written
     assert "Each class" not in written
+    fewer = results(empty=0)
+    fewer["per_image"] |= {"hd95": {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 2}}
+    table(fewer)
+    written = capsys.readouterr().out
+    assert "HD95, pixels (2 of 3)" in written  # the third image has none
+    assert "Recall (" not in written
     table(results(empty=2))
     assert "2 image(s) without any object, 1 of them with" in capsys.readouterr().out
 

@@ -635,6 +635,7 @@ def test_several_classes_have_a_table_and_words(tmp_path: Path, overlapping: boo
     results = make_several(tmp_path, overlapping=overlapping)
     scored = json.loads(results.read_text())
     scored["labels"]["table"][2]["name"] = HOSTILE
+    scored["classes"][1]["per_image"]["hd95"]["n"] = 2  # the third image has none
     results.write_text(json.dumps(scored))
     page = Page(write_report(results))
     sections = [attrs.get("id") for tag, attrs in page.tags if tag == "section" and "id" in attrs]
@@ -647,6 +648,8 @@ def test_several_classes_have_a_table_and_words(tmp_path: Path, overlapping: boo
         assert cells[:4] == [name, held, f"{dice['mean']:.3f}", interval]
         assert cells[4] == f"{one['per_image']['iou']['mean']:.3f}"
         assert cells[-1] == f"{one['pooled']['dice']['value']:.3f}"
+        distance = one["per_image"]["hd95"]
+        assert cells[-2] == f"{distance['mean']:.1f}" + (" (2)" if name == "nucleus" else "")
     read = next(i for i, one in enumerate(page.rows) if one[:2] == ["Value", "Class"])
     values = (255, 255, 1) if overlapping else (7, 100, 255)
     assert page.rows[read + 2] == [str(values[0]), "cell", "6%", "3"]

@@ -218,8 +218,9 @@ def table(results: dict[str, Any]) -> None:
         "hd95": "HD95, pixels",
     }
     for key, name in names.items():
+        number = results["per_image"][key]["n"]
         grid.add_row(
-            name,
+            f"{name} ({number} of {images})" if 0 < number < images else name,
             _interval(results["per_image"][key], "mean"),
             _interval(results["pooled"].get(key), "value"),
         )
