@@ -294,6 +294,22 @@ def test_confidence_and_choices_are_shown(tmp_path: Path) -> None:
     assert "Objects of fewer pixels are removed: 40." in page.text
 
 
+def test_masks_that_may_be_wrong_say_how_much_of_them(tmp_path: Path) -> None:
+    shares = {"cell2": 0.876, "cell0": 0.004, "cell1": 0.0}
+    listed = [
+        {"image": name, "mask": f"{name}.png", "score": 2.5, "reason": "beside", "share": share}
+        for name, share in shares.items()
+    ]
+    suspects = {"rule": "The largest.", "images": listed}
+    page = Page(write_report(make(tmp_path, suspects=suspects)))
+    words = page.text.partition("Masks that may be wrong")[2]
+    parts = words.split("beside")
+    assert parts[1].startswith(" (88% of the area). Score 2.500")
+    assert parts[2].startswith(" (under 1% of the area). Score 2.500")
+    assert parts[3].startswith(". Score 2.500")
+    assert "Masks that may be wrong The largest." in page.text
+
+
 def test_thresholds_of_several_classes_are_named(tmp_path: Path) -> None:
     results = make_several(tmp_path, overlapping=True)
     whole = json.loads(results.read_text())
