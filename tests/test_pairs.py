@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import time
 import unicodedata
 from pathlib import Path
 
@@ -540,3 +541,14 @@ def test_names_that_differ_by_case_are_paired_with_a_warning(tmp_path: Path) -> 
     found = find_pairs(images, masks)
     assert matched(found) == [("Cell1", "Cell1.png", "cell1.png"), ("b", "b.png", "b.png")]
     assert [(p.kind, p.severity) for p in wrong(found)] == [("case-names", "warning")]
+
+
+def test_many_images_without_a_mask_take_no_time_to_compare(tmp_path: Path) -> None:
+    count = 10_000
+    images = touch(tmp_path / "i", *(f"p{number}.png" for number in range(count)))
+    masks = touch(tmp_path / "m", *(f"p{number}.png" for number in range(0, count, 100)))
+    began = time.process_time()
+    found = find_pairs(images, masks)
+    assert time.process_time() - began < 5  # each compared with each takes far longer
+    assert len(found.pairs) == count // 100
+    assert len(found.problems) == count - count // 100

@@ -164,11 +164,11 @@ def _same_but_for_case(
     for stem in masks:
         if stem.removesuffix(suffix) not in pictures:
             spelt[stem.casefold()].append(stem)
+    twins = Counter(stem.casefold() for stem in lonely)
     renamed = dict(masks)
     for stem in sorted(lonely):
         others = spelt.get((stem + suffix).casefold(), [])
-        twins = [s for s in lonely if s.casefold() == stem.casefold()]
-        if len(others) == 1 and len(twins) == 1:
+        if len(others) == 1 and twins[stem.casefold()] == 1:
             path = renamed.pop(others[0])
             renamed[stem + suffix] = path
             problems.append(
