@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from contorno.data.demo import draw
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.engines.averaging import Averaged
-from contorno.errors import ConfigError, InputError, OutOfMemory
+from contorno.errors import ConfigError, InputError, OutOfMemory, Problem
 from contorno.files import TEMPORARY_PREFIX
 from contorno.images import ImageError, read_raw_mask
 from contorno.model import Model, load
+from contorno.outputs import Outputs, unique_names
 from contorno.predict import draw_outline, probability_map
 
 SAMPLE = draw(0, size=64)[0]
@@ -396,6 +398,19 @@ def test_a_picture_of_the_same_command_is_not_overwritten(model: Model, tmp_path
     assert {p.path for p in outcome.problems} == {str(first), str(second)}
     assert str(second) in outcome.problems[0].what
     assert digests(tmp_path / "two") == before
+
+
+def test_names_of_many_pictures_are_compared_in_no_time(tmp_path: Path) -> None:
+    images = [(tmp_path / f"p{number}.tif",) for number in range(20_000)]  # beside their masks
+
+    def outputs(name: str) -> Outputs:
+        return Outputs(tmp_path / f"{name}.png", [tmp_path / f"{name}.png"], [], None)
+
+    problems: list[Problem] = []
+    began = time.process_time()
+    assert len(unique_names(images, (), outputs, problems)) == len(images)
+    assert time.process_time() - began < 6
+    assert not problems
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

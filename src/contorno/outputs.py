@@ -85,7 +85,8 @@ def unique_names(
         name = picture_name(files, channels)
         wanted = outputs(name).all
         own = {resolved(path.parent) / path.name for path in files}
-        replaced = {resolved(file.parent) / file.name for file in wanted} & pictures - own
+        made = {resolved(file.parent) / file.name for file in wanted}
+        replaced = (made & pictures) - own  # without a copy of all pictures for each
         if clash := next((file for file in wanted if file in taken), None):
             problems.append(_one_place(files[0], clash, taken[clash]))
         elif replaced:
