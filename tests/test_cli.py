@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from errno import EACCES
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,11 @@ def test_masks_without_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (KeyboardInterrupt(), 130, "contorno: stopped"),
         (Interrupted("Stopped at epoch 2", exit_code=143), 143, "contorno: Stopped at epoch 2"),
         (StorageError("x: no space"), 1, "contorno: x: no space"),
+        (
+            PermissionError(EACCES, "Permission denied", "a/b"),
+            2,
+            "contorno: a/b: Permission denied",
+        ),
         (ZeroDivisionError("a bug"), 1, "contorno: an error of contorno itself: ZeroDivisionError"),
     ],
 )
@@ -241,6 +247,19 @@ def test_errors_have_a_message_and_an_exit_code(
     message = refused(["train", "i", "m"], capsys, code=code)
     assert message.startswith(words)
     assert ("--debug" in message) == isinstance(error, ZeroDivisionError)
+
+
+def test_names_between_wrong_quotes_are_no_error_of_contorno(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = " ".join(f"photos/p{number}.png" for number in range(400))  # "$(ls photos/*.png)"
+    out = ["--out", str(tmp_path / "out")]
+    for words in (
+        ["check", listed],
+        ["train", listed, *out],
+        ["predict", str(model), listed, *out],
+    ):
+        assert "File name too long; check the path" in refused(words, capsys)
 
 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:

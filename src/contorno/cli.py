@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that `--help` is quick.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ app = App(
 )
 _recipe = Group("Recipe", help="values that win over the recipe's; config.toml gives its reasons")
 _machine = Group("Machine")
+_REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # by the system: no error of contorno's
 
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], Parameter(group=_machine)]
 Precision = Annotated[Literal["auto", "bf16", "32"], Parameter(group=_machine)]
@@ -84,6 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if type(error).__module__.startswith("cyclopts"):
             return 2  # already printed, with the usage
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            _say_why(f"{error.filename}: {error.strerror}; check the path, and who may use it")
+            return 2
         _say_why(
             f"an error of contorno itself: {type(error).__name__}: {error}\n"
             "Run the command again with --debug and report what it prints."
