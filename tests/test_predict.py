@@ -23,7 +23,7 @@ from contorno.data.demo import draw
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.engines.averaging import Averaged
-from contorno.errors import ConfigError, InputError, OutOfMemory, Problem
+from contorno.errors import ConfigError, InputError, OutOfMemory, Problem, StorageError
 from contorno.files import TEMPORARY_PREFIX
 from contorno.images import ImageError, read_raw_mask
 from contorno.model import Model, load
@@ -361,6 +361,23 @@ def test_bad_files_are_reported_and_the_rest_is_done(
     assert problems["bands.tif"].what == "an image of 5 channel(s)"
     assert problems["bands.tif"].expected == "3, as the model was trained on"
     assert all(p.fix for p in problems.values())
+
+
+def test_links_in_a_circle_are_problems_of_one_picture(model: Model, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for name in ("a", "b"):
+        save(photos / f"{name}.png", SAMPLE)
+    out.mkdir()
+    for link in (photos / "round.png", out / "b.png"):
+        link.symlink_to(link.name)
+    outcome = predicted(model, photos, out)
+    assert [path.name for path in outcome.written] == ["a.png"]
+    assert [Path(problem.path).name for problem in outcome.problems] == ["b.png", "round.png"]
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match=r"no image to predict"):
+        predicted(model, tmp_path / "none", tmp_path / "circle")
+    with pytest.raises(StorageError):
+        predicted(model, photos, tmp_path / "circle")
 
 
 def test_two_images_of_one_name_do_not_share_a_mask(model: Model, tmp_path: Path) -> None:

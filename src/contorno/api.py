@@ -384,7 +384,7 @@ def predict(
     if not images:
         raise InputError("no image to predict", problems)
     for folder in map(Path, several if files is None else ()):
-        if folder.is_dir() and folder.resolve() != Path(out).resolve():
+        if folder.is_dir() and realpath(folder) != realpath(out):
             for unread in unread_below(folder, [Path(out), *map(Path, several)]):
                 warn(str(unread))
     for note in notes if files is None else ():

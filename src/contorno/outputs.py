@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
+from os.path import realpath
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -75,7 +76,7 @@ def unique_names(
     problems: list[Problem],
 ) -> dict[tuple[Path, ...], str]:
     """Output stems; no file of one picture takes the place of another's, or of a picture."""
-    resolved = cache(Path.resolve)
+    resolved = cache(_real)
     folders = {resolved(file.parent) for file in outputs("name").all}
     places = (resolved(path.parent) / path.name for files in images for path in files)
     pictures = {place for place in places if place.parent in folders}
@@ -97,6 +98,11 @@ def unique_names(
     return names
 
 
+def _real(path: Path) -> Path:
+    """Where a path leads; `Path.resolve` raises an error where links lead in a circle."""
+    return Path(realpath(path))
+
+
 def _one_place(image: Path, file: Path, other: Path) -> Problem:
     what = f"would take the place of {other}" if file == other else f"is one for {other} as well"
     return Problem(
@@ -109,7 +115,7 @@ def _one_place(image: Path, file: Path, other: Path) -> Problem:
 
 def refuse_itself(image: Path, wanted: list[Path]) -> None:
     """Raise ImageError where a picture would be replaced by its own mask: no option does that."""
-    if image.resolve() in [file.resolve() for file in wanted]:
+    if realpath(image) in map(realpath, wanted):
         what = "the picture itself stands where its mask would be written"
         raise ImageError(Problem(str(image), what, "another folder", "use another --out"))
 
@@ -172,7 +178,7 @@ def _mark(file: Path) -> str | None:
 
 def drawn_into(out: Path, lists: Collection[str], file: Path) -> bool:
     """Whether a file is one that predict wrote into this folder before; `lists`: by their names."""
-    if file.parent.resolve() != out.resolve():
+    if realpath(file.parent) != realpath(out):
         return False
     if file.name in lists:
         return True

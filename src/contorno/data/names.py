@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from os.path import realpath
 from pathlib import Path
 
 from contorno.errors import InputError, Problem
@@ -208,7 +209,7 @@ def unread_below(folder: Path, known: Iterable[Path]) -> list[Problem]:
         folder: whose own images are read.
         known: folders that were named for something else; what lies in them does not count.
     """
-    named = {path.resolve() for path in known}
+    named = {*map(realpath, known)}
     counts: dict[str, int] = {}
     for top, inner, names in os.walk(folder):
         place = Path(top)
@@ -217,7 +218,7 @@ def unread_below(folder: Path, known: Iterable[Path]) -> list[Problem]:
             for name in inner  # a folder that is named like a picture is told of as such
             if not name.startswith(".")
             and not _is_picture(name)
-            and (place / name).resolve() not in named
+            and realpath(place / name) not in named
         ]
         if place != folder and (count := sum(map(_is_picture, names))):
             counts[place.relative_to(folder).as_posix()] = count

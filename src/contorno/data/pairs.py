@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from shlex import quote
 
@@ -94,7 +95,7 @@ def find_pairs(
     told: set[str] = set()  # stems with a problem of their own: their partners are not lonely
     entries, problems = files_by_stem(images, told)
     folders = [masks] if isinstance(masks, Path) else list((masks or {}).values())
-    together = not folders or folders[0].resolve() == images.resolve()
+    together = not folders or realpath(folders[0]) == realpath(images)
     if together:
         names = {s.removesuffix(c): None for s in entries for c in channels if s.endswith(c)}
         suffix = suffix or _guess_suffix(names or entries, entries)
