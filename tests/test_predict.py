@@ -492,6 +492,21 @@ def test_the_command_counts_and_ends_with_1_on_problems(
     assert "0 mask(s) written" in capsys.readouterr().out
 
 
+def test_of_thousands_of_problems_a_page_is_printed(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text("a\n" + "\n".join(f"gone{i}" for i in range(3000)))
+    save(tmp_path / "a.png", SAMPLE)
+    words = ["predict", str(model.path), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--files", str(tmp_path / "list.txt"), "--device", "cpu"]) == 1
+    output = capsys.readouterr()
+    assert "1 mask(s) written" in output.out
+    lines = output.err.splitlines()
+    assert "gone0: named in" in lines[1]
+    assert lines[0] == "3000 problem(s):"
+    assert lines[-1].strip() == "and 2800 more"
+
+
 # Arrays
 
 

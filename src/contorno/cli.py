@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from cyclopts import App, Group, Parameter, Token
 
 from contorno import __version__
-from contorno.errors import ConfigError, ContornoError
+from contorno.errors import ConfigError, ContornoError, InputError
 
 app = App(
     name="contorno",
@@ -508,8 +508,9 @@ def predict(
         unlike = sum(bool(one.unlike) for one in outcome.doubts.values())
         words = f"; {unlike} image(s) unlike the training images" if unlike else ""
         progress.say(f"Which to look at first: {out / 'doubt.csv'}{words}")
-    for problem in outcome.problems:
-        progress.warn(str(problem))
+    if outcome.problems:
+        words = f"{len(outcome.problems)} problem(s):"
+        progress.warn(str(InputError(words, outcome.problems)))  # thousands are cut to a page
     return 1 if outcome.problems else 0
 
 
