@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 from contorno.data import check
 from contorno.data.agreement import Reading
 from contorno.data.check import look_at_set
+from contorno.data.copies import group_leaks
 from contorno.data.groups import Grouping
 from contorno.data.pairs import find_pairs
 from contorno.errors import Problem
@@ -98,3 +101,18 @@ def test_a_note_says_that_not_each_is_compared_with_each(
         monkeypatch.setattr(check, "ALL", most)
         done = check.check(pairs, workers=0, reading=Reading())
         assert [p.kind for p in done.findings].count("many-pictures") == told
+
+
+def test_a_given_split_of_many_groups_is_compared_in_no_time(tmp_path: Path) -> None:
+    names = [f"g{number // 4}_{number}" for number in range(20_000)]
+    pair, facts = read_all(pictures(tmp_path, 1)).pairs[0], read_all(tmp_path).facts[0]
+    good = [(replace(pair, name=name), facts) for name in names]
+    validation = [*names[::4], *names[1:8]]  # one of each group; all of the first two
+    of = {name: name.partition("_")[0] for name in names}
+    began = time.process_time()
+    leaks = [*group_leaks(good, Grouping(of, ""), frozenset(validation))]
+    assert time.process_time() - began < 3
+    assert len(leaks) == 20_000 // 4 - 2
+    assert leaks[0].what == (
+        "group 'g10' has 1 pair(s) in the validation part and 3 in the training part"
+    )

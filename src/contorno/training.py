@@ -222,7 +222,7 @@ def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> 
     if path is None:
         return None
     stems = read_list(Path(path))
-    unknown = unknown_stems(stems, names, f"named in {path}, but no usable pair has this stem")
+    unknown = unknown_stems(stems, {*names}, f"named in {path}, but no usable pair has this stem")
     if unknown:
         warn(str(InputError(f"{len(unknown)} name(s) of {path} are passed over:", unknown)))
     problems += unknown

@@ -124,6 +124,7 @@ def look_at_set(
     """Findings of the set, and which pairs must stay on one side of a split."""
     if not good:
         return [], None
+    validation = frozenset(validation)  # asked for each pair
     findings = [*_size_of_set(good), *_ranges(good)]
     if labels is not None:
         findings += [*balance(good, labels, validation), *codings(good, labels)]

@@ -6,7 +6,7 @@ How copies are recognised is `duplicates`' business, how names make groups `grou
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -150,12 +150,13 @@ def groups_found(good: Good, grouping: Grouping, *, asked: bool) -> Problem:
 
 def group_leaks(good: Good, grouping: Grouping, validation: Collection[str]) -> Iterator[Problem]:
     """Groups that a given split parts."""
-    sides: Mapping[str, set[bool]] = defaultdict(set)
-    for name, group in grouping.of.items():
-        sides[group].add(name in validation)
-    for group in sorted(g for g, both in sides.items() if len(both) == 2):
-        members = [pair for pair, _ in good if grouping.of.get(pair.name) == group]
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for pair, _ in good:
+        groups[grouping.of[pair.name]].append(pair)
+    for group, members in sorted(groups.items()):
         inside = sum(pair.name in validation for pair in members)
+        if inside in (0, len(members)):
+            continue
         yield Problem(
             str(members[0].image),
             f"group {group!r} has {inside} pair(s) in the validation part and "
