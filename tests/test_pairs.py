@@ -552,3 +552,12 @@ def test_many_images_without_a_mask_take_no_time_to_compare(tmp_path: Path) -> N
     assert time.process_time() - began < 5  # each compared with each takes far longer
     assert len(found.pairs) == count // 100
     assert len(found.problems) == count - count // 100
+
+
+def test_pictures_of_many_folders_are_found_in_no_time(tmp_path: Path) -> None:
+    folders = [touch(tmp_path / f"d{number}", "x_a.png", "x_b.png") for number in range(1500)]
+    began = time.process_time()
+    found, problems = find_images(folders, channels=("_a", "_b"))
+    assert time.process_time() - began < 3
+    assert [[path.name for path in picture] for picture in found] == [["x_a.png", "x_b.png"]] * 1500
+    assert not problems

@@ -383,9 +383,11 @@ def predict(
     problems = [problem for problem in problems if problem not in notes]
     if not images:
         raise InputError("no image to predict", problems)
-    for folder in map(Path, several if files is None else ()):
-        if folder.is_dir() and realpath(folder) != realpath(out):
-            for unread in unread_below(folder, [Path(out), *map(Path, several)]):
+    inside = [folder for folder in map(Path, several if files is None else ()) if folder.is_dir()]
+    known = {*map(realpath, [out, *inside])}
+    for folder in inside:
+        if realpath(folder) != realpath(out):
+            for unread in unread_below(folder, known):
                 warn(str(unread))
     for note in notes if files is None else ():
         say(str(note))

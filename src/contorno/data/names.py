@@ -63,16 +63,13 @@ def find_images(
     unique = list(dict.fromkeys(found))
     pictures: list[tuple[Path, ...]] = [(path,) for path in unique]
     if channels:
-        folders = dict.fromkeys(path.parent for path in unique)
+        folders: dict[Path, dict[str, Path]] = defaultdict(dict)
+        for path in unique:
+            folders[path.parent][stem_of(path)] = path
         pictures = [
             picture
-            for folder in folders
-            for picture in channel_files(
-                {stem_of(path): path for path in unique if path.parent == folder},
-                channels,
-                problems,
-                set(),
-            ).values()
+            for by_stem in folders.values()
+            for picture in channel_files(by_stem, channels, problems, set()).values()
         ]
     if files is not None:
         names = {picture_name(picture, channels): picture for picture in pictures}
@@ -202,14 +199,14 @@ def _other_files(folder: Path, drawn: Callable[[Path], bool]) -> list[Problem]:
     ]
 
 
-def unread_below(folder: Path, known: Iterable[Path]) -> list[Problem]:
+def unread_below(folder: Path, known: Container[str]) -> list[Problem]:
     """A warning of images that lie in sub-folders, where nobody looks for them.
 
     Args:
         folder: whose own images are read.
-        known: folders that were named for something else; what lies in them does not count.
+        known: real paths of folders that were named for something else; what lies in them does not
+            count.
     """
-    named = {*map(realpath, known)}
     counts: dict[str, int] = {}
     for top, inner, names in os.walk(folder):
         place = Path(top)
@@ -218,7 +215,7 @@ def unread_below(folder: Path, known: Iterable[Path]) -> list[Problem]:
             for name in inner  # a folder that is named like a picture is told of as such
             if not name.startswith(".")
             and not _is_picture(name)
-            and realpath(place / name) not in named
+            and realpath(place / name) not in known
         ]
         if place != folder and (count := sum(map(_is_picture, names))):
             counts[place.relative_to(folder).as_posix()] = count

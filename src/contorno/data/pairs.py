@@ -106,7 +106,7 @@ def find_pairs(
         folders = [images]
     pictures = channel_files(entries, channels, problems, told)
     if files is None:
-        problems += unread_below(images, folders)
+        problems += unread_below(images, {*map(realpath, folders)})
     if not together:
         listed = [files_by_stem(folder, told) for folder in folders]
         mask_files = [by_stem for by_stem, _ in listed]
