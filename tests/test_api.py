@@ -277,6 +277,21 @@ def test_a_value_of_masks_may_be_a_number(data: Path) -> None:
     assert found["note"].endswith("(as asked)")
 
 
+@pytest.mark.parametrize("folds", [None, np.int64(2)])
+def test_options_may_be_numbers_of_any_type(data: Path, tmp_path: Path, folds: int | None) -> None:
+    """As a sweep over NumPy's numbers gives them, a table read by pandas, a file of settings."""
+    plain = {"widths": (4, 8), "crop": 32, "epochs": 1, "batch_size": 4, "seed": 3}
+    given = plain | {"widths": np.array([4, 8]), "epochs": np.int64(1), "crop": 32.0, "seed": 3.0}
+    for name, options in (("plain", plain), ("given", given | {"batch_size": "4"})):
+        out = tmp_path / name
+        contorno.train(data / "images", data / "masks", out=out, folds=folds, **options, **EXACT)
+    part = "." if folds is None else "fold1"
+    configs = [tmp_path / name / part / "config.toml" for name in ("plain", "given")]
+    assert read_config(configs[0]) == read_config(configs[1])
+    found = contorno.check(data / "images", data / "masks", workers=np.int64(1))
+    assert found["good"] == 8
+
+
 # What cannot work
 
 
@@ -303,6 +318,11 @@ def test_wrong_calls_say_so(data: Path, run: Path, tmp_path: Path) -> None:
             api.evaluate(run, *folders, workers=workers, out=tmp_path / "x")
         with pytest.raises(ConfigError, match="workers"):
             api.check(*folders, workers=workers)
+    for folds in (2.5, "2"):
+        with pytest.raises(ConfigError, match=rf"folds {folds!r} must be a whole number"):
+            api.train(*folders, folds=folds, out=tmp_path / "x")
+    with pytest.raises(ConfigError, match=r"training\.seed: .* expected less than"):
+        api.train(*folders, seed=2**70, out=tmp_path / "x")
     (tmp_path / "one.txt").write_text("p1")
     with pytest.raises(InputError, match="each needs at least one"):
         api.train(*folders, files=tmp_path / "one.txt", out=tmp_path / "x", **EXACT)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from functools import partial
 from json import dumps
+from operator import index
 from os.path import realpath
 from pathlib import Path
 from typing import Any
@@ -155,17 +156,18 @@ def train(
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
         wishes["time"] = parse_duration(time)
-    from contorno.recipes import require_sound_wishes
+    from contorno.recipes import sound_wishes
 
-    require_sound_wishes(wishes)
+    wishes = sound_wishes(wishes)
+    count = None if folds is None else _whole("folds", folds)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": threads, "began": began}
     default = Path("runs") / date.today().isoformat()
     with claimed(out, default) as run, stoppable(run), locked(run):
         hardware = choose(device=device, precision=precision)
-        if folds is not None:
+        if count is not None:
             from contorno import folds as cross_validation
 
-            return cross_validation.start(data, run, hardware, folds=folds, **given)
+            return cross_validation.start(data, run, hardware, folds=count, **given)
         from contorno import training
 
         return training.start(data, run, hardware, **given)
@@ -514,11 +516,18 @@ def _loaded(model: PathLike | Model, device: str, precision: str, engine: str = 
 
 def _threads(workers: int | None) -> int:
     """As many as asked for, else one for each core."""
-    if workers is None:
-        return cores()
-    if not isinstance(workers, int) or workers < 0:
-        raise ConfigError(f"workers {workers!r} must be a whole number, 0 or more")
-    return workers
+    return cores() if workers is None else _whole("workers", workers)
+
+
+def _whole(name: str, given: int) -> int:
+    """A count of any type of whole numbers, NumPy's too."""
+    try:
+        count = index(given)
+    except TypeError:
+        count = -1
+    if count < 0:
+        raise ConfigError(f"{name} {given!r} must be a whole number, 0 or more")
+    return count
 
 
 def _data(

@@ -112,7 +112,7 @@ class TrainingConfig(Section):
     augment: bool = True
     patience: int = Field(0, ge=0)
     tune: bool = True
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     time: float | None = Field(None, gt=0)
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["bf16", "32"] = "32"
@@ -151,17 +151,24 @@ def build(section: type[BaseModel], where: str, **values: Any) -> Any:
         raise _config_error(error.errors(), where) from None
 
 
-def require_sound(where: str, **values: Mapping[str, Any]) -> None:
-    """Look at some values of some sections of a `Config` before the others are known.
+def sound(where: str, **values: Mapping[str, Any]) -> dict[str, Any]:
+    """Some values of some sections of a `Config`, as these hold them, before others are known.
+
+    The sections are those that have a default for everything.
+
+    Returns:
+        The values by their names, of the types that config.toml has: 3 for "3", 3.0 or NumPy's 3.
 
     Raises:
         ConfigError: one problem for each value that could not work, whatever the others are.
     """
     errors: list[Any] = []
+    held: dict[str, Any] = {}
     for name, given in values.items():
         section: Any = Config.model_fields[name].annotation
         try:
-            section.model_validate(given)
+            made = section.model_validate(given)
+            held |= {field: getattr(made, field) for field in given}
         except ValidationError as error:
             of_given = (
                 item for item in error.errors() if item["loc"][:1] and item["loc"][0] in given
@@ -169,6 +176,7 @@ def require_sound(where: str, **values: Mapping[str, Any]) -> None:
             errors += [item | {"loc": (name, *item["loc"])} for item in of_given]
     if errors:
         raise _config_error(errors, where)
+    return held
 
 
 def read_config(path: Path) -> Config:

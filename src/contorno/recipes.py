@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contorno.config import Config, DataConfig, build, require_sound
+from contorno.config import Config, DataConfig, build, sound
 from contorno.data.dataset import Dataset
 from contorno.data.facts import LEVELS
 from contorno.errors import ConfigError
@@ -164,9 +164,13 @@ def resolve(
     return config
 
 
-def require_sound_wishes(wishes: Mapping[str, Any]) -> None:
-    """Raise ConfigError for wishes that no data could make right, before any are read."""
-    require_sound("these options", **_sections(wishes))
+def sound_wishes(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """The wishes in the types of config.toml.
+
+    Raises:
+        ConfigError: no data could make them right; said before any are read.
+    """
+    return sound("these options", **_sections(wishes))
 
 
 def _sections(wishes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
