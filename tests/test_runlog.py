@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from making import easy, trainer
 
 from contorno import runlog
 from contorno.runlog import LOG, RunLog
+from contorno.train import fit
 
 RECORD = {"epoch": 1, "epochs": 2, "loss": 0.5, "images_per_second": 3.0, "seconds": 4.0}
 
@@ -52,6 +55,15 @@ def test_a_board_that_cannot_be_opened_is_done_without(
         (run / "tensorboard").touch()
     assert logged(RunLog(run, classic=False), run) == [RECORD, RECORD]
     assert "going on with log.jsonl alone" in capsys.readouterr().err
+
+
+def test_training_leaves_no_thread_behind(tmp_path: Path) -> None:
+    pytest.importorskip("torch.utils.tensorboard")
+    before = threading.active_count()
+    new = trainer(easy(tmp_path / "data"), tmp_path / "run", epochs=1)
+    fit(new, workers=2)
+    assert (tmp_path / "run" / "tensorboard").is_dir()
+    assert threading.active_count() == before
 
 
 def test_tensorboard_shows_an_epoch_that_is_done_again_once(tmp_path: Path) -> None:

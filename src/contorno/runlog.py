@@ -64,6 +64,15 @@ class RunLog:
             self._board = None
             _warn_of_board(error)
 
+    def close(self) -> None:
+        """End TensorBoard's thread, which would wait for more as long as the process lives."""
+        if self._board is None:
+            return
+        try:
+            self._board.close()
+        except OSError as error:
+            _warn_of_board(error)
+
 
 def trim_log(path: Path, epochs: int) -> None:
     """Drop the lines of epochs that will be done again, and a line cut short by a kill."""

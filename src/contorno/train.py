@@ -8,6 +8,7 @@ epochs it has does a run that keeps a time follow the clock. What is trained on 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Any, NoReturn
 
 from contorno.early import FirstSteps
@@ -46,7 +47,8 @@ def fit(trainer: Trainer, *, workers: int = 2, title: str = "Training") -> None:
     steps = trainer.sampler.steps
     done = position.epoch * steps + position.step
     pace, first = Pace(trainer), FirstSteps(warn, done=done)
-    with StopRequest() as stop, bar(title, position.epochs * steps, start=done) as advance:
+    total = position.epochs * steps
+    with closing(log), StopRequest() as stop, bar(title, total, start=done) as advance:
         while position.epoch < position.epochs:
             _train_epoch(trainer, stop, advance, first, workers)
             record = _record(trainer)
