@@ -166,6 +166,21 @@ def test_a_model_in_use_can_be_sent_to_another_process(run: Path, data: Path, en
         assert np.array_equal(copied.probabilities(image), probabilities)
 
 
+def test_a_model_outlives_a_change_of_folder(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    model = contorno.load(run.name, device="cpu", precision="32", engine="pytorch")
+    copied = pickle.dumps(model)
+    monkeypatch.chdir(tmp_path)
+    probabilities = model.probabilities(data / "images" / "p3.png")
+    again = pickle.loads(copied).probabilities(data / "images" / "p3.png")
+    assert np.array_equal(again, probabilities)
+    results = contorno.evaluate(model, data / "images", data / "masks")
+    assert "8 of the 8 images were used in training" in results["scored_on"]
+    assert not list(tmp_path.iterdir())  # all is written where the run is
+
+
 @pytest.mark.parametrize("engine", ["pytorch", "openvino"])
 def test_a_model_file_that_is_replaced_is_not_mixed(tmp_path: Path, engine: str) -> None:
     if engine == "openvino":

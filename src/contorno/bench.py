@@ -129,8 +129,8 @@ def _of_run(model: Model) -> tuple[Dataset | None, Dataset | None]:
     Of folds those of the first: the others have seen its validation pairs, so there only the
     differences between engines mean something.
     """
-    run = model.members[0].path.parent
-    if not (run / "split.json").exists() or not (run / "config.toml").exists():
+    run = model.members[0].run
+    if run is None or not (run / "split.json").exists():
         return None, None
     parts = read_split(run / "split.json")
     few = {part: parts[part][:_CALIBRATED] for part in ("training", "validation")}

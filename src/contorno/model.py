@@ -64,6 +64,7 @@ class Model:
         segmenter: Segmenter | None = None,
     ) -> None:
         self.card, self.hardware, self.path = card, hardware, path
+        self._file = path.absolute()  # the weights are read later, maybe from another folder
         self.sha256 = sha256(path.read_bytes())
         self._engine, self._segmenter = engine, segmenter
 
@@ -78,15 +79,15 @@ class Model:
             return self._segmenter
         from contorno.checkpoint import load_model
 
-        segmenter = load_model(self.path)[0]
-        if sha256(self.path.read_bytes()) != self.sha256:
+        segmenter = load_model(self._file)[0]
+        if sha256(self._file.read_bytes()) != self.sha256:
             raise ModelFileError(f"{self.path}: was replaced since it was loaded; load it again")
         return segmenter
 
     @cached_property
     def source(self) -> Source:
         """What engines are made of; not of an ensemble, but of each of its members."""
-        artifacts = Artifacts(self.path, self.sha256)
+        artifacts = Artifacts(self._file, self.sha256)
         return Source(self.card, self.hardware, artifacts, lambda: self.segmenter)
 
     @property
@@ -97,7 +98,7 @@ class Model:
     @property
     def run(self) -> Path | None:
         """The run folder that the model lies in; None where its file was copied elsewhere."""
-        folder = self.path.parent
+        folder = self._file.parent
         return folder if (folder / "config.toml").exists() else None
 
     @cached_property
@@ -202,7 +203,7 @@ class EnsembleModel(Model):
     @property
     def run(self) -> Path | None:
         """The run folder of the folds."""
-        return self.path.parent
+        return self._file.parent
 
     def open(self, engine: str, *, hardware: Hardware | None = None) -> Engine:
         """Another engine that runs every model, by its name; on their own hardware when None."""
