@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import stat
 import struct
-import warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from contorno.decoded import (
     pixels_of,
     too_large,
 )
+from contorno.hush import hushed
 from contorno.tiff import decode_tiff
 
 Array = NDArray[Any]
@@ -211,16 +211,15 @@ def _table(colours: bytes, opacities: bytes) -> Array:
 
 def _decode_with_pillow(path: Path, data: bytes) -> Decoded:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large sizes, checked below, and of odd EXIF data
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
-                check_size(path, *picture.size, len(picture.getbands()))
-                frames = getattr(picture, "n_frames", 1)
-                if frames > 1 and picture.format != "MPO":  # a photo with a preview
-                    raise _animation(path, frames)
-                if _is_misread(picture, data):
-                    return _few_greys(data, picture.mode)
-                return _from_pillow(picture, data)
+        # Warnings of large sizes, which are checked here, and of odd EXIF data.
+        with hushed(), Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
+            check_size(path, *picture.size, len(picture.getbands()))
+            frames = getattr(picture, "n_frames", 1)
+            if frames > 1 and picture.format != "MPO":  # a photo with a preview
+                raise _animation(path, frames)
+            if _is_misread(picture, data):
+                return _few_greys(data, picture.mode)
+            return _from_pillow(picture, data)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:

@@ -6,7 +6,6 @@ Resizing to a model's own size is left to the engine: libraries smooth in differ
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from contorno.hush import hushed
 from contorno.models import blocks
 from contorno.models.reduced import reduced
 from contorno.models.segmenter import Segmenter
@@ -79,7 +79,6 @@ def write_onnx(portable: Portable, path: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without tracing's warnings of sizes that Python compares: `blocks.fit` takes care of them."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", ".*TracerWarning|.*Converting a tensor")
-        warnings.simplefilter("ignore", DeprecationWarning)
+    tracing = hushed(".*TracerWarning|.*Converting a tensor")
+    with tracing, hushed(category=DeprecationWarning), torch.no_grad():
         yield
