@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from making import EXACT, digest, digests, easy, model_file, save, save_palette
 from PIL import Image
 
@@ -290,6 +291,25 @@ def test_a_value_of_masks_may_be_a_number(data: Path) -> None:
     found, asked = (api.check(*folders, foreground=one)["labels"] for one in (1, "1"))
     assert found == asked
     assert found["note"].endswith("(as asked)")
+
+
+def test_training_is_apart_from_what_a_script_does_with_torch(data: Path, tmp_path: Path) -> None:
+    folders, options = (data / "images", data / "masks"), TINY | {"epochs": 1} | EXACT
+    plain = contorno.train(*folders, out=tmp_path / "plain", **options)
+    torch.manual_seed(5)
+    drawn = torch.rand(4)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(2), drawn[:2])
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            strange = contorno.train(*folders, out=tmp_path / "strange", **options)
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(2), drawn[2:])
+    assert strange.sha256 == plain.sha256
 
 
 @pytest.mark.parametrize("folds", [None, np.int64(2)])

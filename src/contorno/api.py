@@ -27,7 +27,7 @@ from contorno.engines.averaging import Averaged
 from contorno.ensemble import PLAN
 from contorno.errors import ConfigError, InputError
 from contorno.files import write_text
-from contorno.hardware import choose, cores
+from contorno.hardware import choose, cores, fresh_torch
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
 from contorno.outputs import drawn_into
@@ -132,7 +132,7 @@ def train(
         from contorno import folds as cross_validation
         from contorno import training
 
-        with stoppable(Path(resume)):
+        with stoppable(Path(resume)), fresh_torch():
             if (Path(resume) / PLAN).exists():
                 return cross_validation.resume(Path(resume), threads)
             return training.resume(Path(resume), threads)
@@ -162,7 +162,7 @@ def train(
     count = None if folds is None else _whole("folds", folds)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": threads, "began": began}
     default = Path("runs") / date.today().isoformat()
-    with claimed(out, default) as run, stoppable(run), locked(run):
+    with claimed(out, default) as run, stoppable(run), locked(run), fresh_torch():
         hardware = choose(device=device, precision=precision)
         if count is not None:
             from contorno import folds as cross_validation
@@ -457,7 +457,8 @@ def bench(
             pages=loaded.card.preprocessing.pages,
             foreground=None,
         )
-    return measure(loaded, data, size=size, rounds=rounds)
+    with fresh_torch():
+        return measure(loaded, data, size=size, rounds=rounds)
 
 
 def demo(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -95,6 +96,31 @@ def use(hardware: Hardware) -> None:
 
         torch.backends.cudnn.allow_tf32 = hardware.bf16
         torch.backends.cuda.matmul.allow_tf32 = hardware.bf16
+
+
+@contextmanager
+def fresh_torch() -> Iterator[None]:
+    """PyTorch within as it is when it is loaded, and afterwards as its caller had it.
+
+    A script may have switched gradients off, or made another type or device the usual one. Its
+    random numbers go on where they were: a search would try the numbers after the run's seed alone.
+    """
+    import torch
+
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    elsewhere = torch.device("cpu") if device.type != "cpu" else nullcontext()
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with (
+        torch.random.fork_rng([torch.cuda.current_device()] if on_gpu else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        elsewhere,
+    ):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def keep_memory() -> None:
