@@ -48,6 +48,27 @@ def test_a_bar_on_a_terminal(
     assert "epoch done" in written
 
 
+def test_output_may_be_an_object_that_can_only_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Copied:
+        text = ""
+
+        def write(self, text: str) -> int:
+            self.text += text
+            return len(text)
+
+        def flush(self) -> None:
+            pass
+
+    copied = Copied()
+    monkeypatch.setattr(sys, "stdout", copied)
+    with bar("Reading", 3) as advance:
+        say("[bold] words")
+        advance()
+    labels_table([{"value": "255", "name": "cell", "share": 0.5, "images": 3}])
+    assert copied.text.startswith("[bold] words\n")
+    assert "cell" in copied.text
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 100, 200])
 def test_count_and_time_left_stand_whole_beside_a_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int

@@ -82,9 +82,13 @@ def failed(message: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Whether somebody looks at standard output, where a bar can be drawn."""
+    """Whether somebody looks at standard output, where a bar can be drawn.
+
+    What a script puts in its place, to keep a copy of it say, need not be able to tell.
+    """
     able = os.environ.get("TERM", "").lower() not in ("dumb", "unknown")  # Emacs' shell, say
-    return able and sys.stdout is not None and sys.stdout.isatty()
+    tells = getattr(sys.stdout, "isatty", None)
+    return able and tells is not None and bool(tells())
 
 
 def printable(message: str) -> str:
