@@ -29,6 +29,17 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number: int) -> None:
     assert {n: signal.getsignal(n) for n in before} == before
 
 
+def test_handlers_that_are_not_pythons_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a program that Python runs in: `signal` tells None of them, and takes no None."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with StopRequest() as stop:
+        monkeypatch.undo()
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not stop.requested
+
+
 def test_a_second_ctrl_c_is_not_polite() -> None:
     with StopRequest() as stop:
         send(signal.SIGINT)

@@ -39,7 +39,9 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+                # None: that of a program which Python runs in, such as R, and could not be put back
+                if signal.getsignal(number) is not None:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
