@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,13 @@ def test_wrong_calls_say_so(data: Path, run: Path, tmp_path: Path) -> None:
         api.train()
     with pytest.raises(ConfigError, match="give one of the two"):
         api.train(*folders, time="5s", epochs=3, out=tmp_path / "x")
+    both = {"validation": 0.5, "validation_files": tmp_path / "list.txt"}
+    with pytest.raises(ConfigError, match=r"validation_files both .* one of the two"):
+        api.train(*folders, **both, out=tmp_path / "x")
+    meaning = {"classes": "a=255,b=0", "foreground": "dark"}
+    for call in (api.train, api.check, partial(api.evaluate, run)):
+        with pytest.raises(ConfigError, match=r"classes and foreground both .* one of the two"):
+            call(*folders, **meaning)
     with pytest.raises(ConfigError, match="no duration"):
         api.train(*folders, time="soon", out=tmp_path / "x")
     with pytest.raises(ConfigError, match=r"exists already .* --resume"):

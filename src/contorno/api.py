@@ -152,6 +152,10 @@ def train(
         foreground=foreground,
         classes=classes,
     )
+    if validation is not None and validation_files is not None:
+        raise ConfigError(
+            "validation and validation_files both say what validates: give one of the two"
+        )
     if time is not None:
         if "epochs" in wishes:
             raise ConfigError("time and epochs both set the length: give one of the two")
@@ -540,6 +544,10 @@ def _data(
     foreground: str | int | None,
     **rest: Any,
 ) -> DataConfig:
+    if rest.get("classes") is not None and foreground not in (None, "bright"):
+        raise ConfigError(
+            "classes and foreground both say what the values of masks are: give one of the two"
+        )
     data: DataConfig = build(
         DataConfig,
         "data",
