@@ -58,6 +58,8 @@ def test_few_validation_images_that_no_share_makes_enough(tmp_path: Path) -> Non
     (words,) = about_parts(*few, fold=True)  # which take no --validation
     assert "--" not in words
     assert "the score of all folds" in words
+    (words,) = about_parts(*few, listed=True)  # beside which --validation is refused
+    assert "name 6 or more in the list of --validation-files" in words
 
 
 def test_a_validation_part_of_other_light(tmp_path: Path) -> None:

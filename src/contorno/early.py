@@ -36,18 +36,21 @@ def about_time(steps: int) -> list[str]:
     ]
 
 
-def about_parts(training: Dataset, validation: Dataset, *, fold: bool = False) -> list[str]:
+def about_parts(
+    training: Dataset, validation: Dataset, *, fold: bool = False, listed: bool = False
+) -> list[str]:
     """Sentences on a validation part that tells little, or of something else.
 
     Args:
         training, validation: the two parts.
         fold: whether the validation part is one fold of several.
+        listed: whether the user named those that validate.
     """
     words = []
     if len(validation) < _FEW:
         words.append(
             f"Validation has {len(validation)} image(s), too few to tell a good model from a lucky "
-            f"one: {_remedy(len(training) + len(validation), fold=fold)}."
+            f"one: {_remedy(len(training) + len(validation), fold=fold, listed=listed)}."
         )
     theirs = _properties(validation)
     unlike = [
@@ -64,10 +67,12 @@ def about_parts(training: Dataset, validation: Dataset, *, fold: bool = False) -
     return words
 
 
-def _remedy(pairs: int, *, fold: bool) -> str:
+def _remedy(pairs: int, *, fold: bool, listed: bool) -> str:
     """What to do about a validation part of fewer than `_FEW` of so many pairs."""
     if fold:
         return "look at the score of all folds instead"
+    if listed:
+        return f"read its Dice with care, or name {_FEW} or more in the list of --validation-files"
     share = math.ceil(100 * _FEW / pairs) / 100
     if share <= 0.5:
         return f"read its Dice with care, or give it more (--validation {share:g})"

@@ -326,5 +326,7 @@ def _announce(trainer: Trainer, *, fold: bool) -> None:
         f"Run folder: {trainer.run} (config.toml says why each value was chosen)"
     )
     short = about_time(recipe.epochs * recipe.steps_per_epoch) if recipe.time else []
-    for sentence in [*short, *about_parts(trainer.training, trainer.validation, fold=fold)]:
+    listed = trainer.config.data.validation_files is not None
+    about = about_parts(trainer.training, trainer.validation, fold=fold, listed=listed)
+    for sentence in [*short, *about]:
         warn(sentence)
