@@ -548,6 +548,12 @@ def test_bench_of_no_rounds_or_no_pixels(run: Path, numbers: dict[str, int]) -> 
         contorno.bench(run, device="cpu", **numbers)
 
 
+@pytest.mark.parametrize("option", ["masks", "files"])
+def test_bench_takes_no_masks_or_list_without_images(run: Path, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option} without images"):
+        contorno.bench(run, device="cpu", **{option: "nowhere"})
+
+
 def test_bench_when_the_pictures_of_the_run_are_gone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -449,6 +449,9 @@ def bench(
     """
     from contorno.bench import bench as measure
 
+    if images is None and (masks is not None or files is not None):
+        name = "files" if masks is None else "masks"
+        raise ConfigError(f"{name} without images: give the folder of images too")
     loaded = _loaded(model, device, precision)
     data = None
     if images is not None:
