@@ -662,6 +662,9 @@ def test_a_changed_run_is_not_resumed(
 
     config.write_text(text.replace("learning_rate = 0.001", "learning_rate = 0.003"))
     assert "the config changed since this run was stopped" in resumed(run, capsys)
+    for line in ("validation = 0.5", 'group = "^p"', 'classes = "a=255,b=0"'):
+        config.write_text(text.replace("[data]\n", f"[data]\n{line}\n"))
+        assert "the section [data] of the config changed" in resumed(run, capsys)
     config.write_text(text.replace("epochs = 1\n", 'epochs = "many"\n'))
     assert "training.epochs: 'many'" in resumed(run, capsys)
     config.write_text(text)

@@ -30,6 +30,7 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = "lock"
+_PATHS = ("images", "masks", "files", "validation_files")  # in section [data] of config.toml
 
 
 def write_split(
@@ -75,23 +76,23 @@ def digests_of(config: Config, training: Dataset, validation: Dataset) -> dict[s
     values = config.model_dump(mode="json", exclude={"reasons", "data"})
     del values["training"]["tune"]
     labels = training.labels.model_dump_json(exclude={"note", "table"})
+    options = config.data.model_dump(mode="json", exclude={*_PATHS})
     return {
         "config": sha256(json.dumps(values, sort_keys=True).encode()),
+        "section [data] of the config": sha256(json.dumps(options, sort_keys=True).encode()),
         "data": sha256(f"{training.digest()} {validation.digest()} {labels}".encode()),
     }
 
 
 def refuse_if_changed(run: Path, now: Mapping[str, str], before: Mapping[str, Any]) -> None:
     """Raise ConfigError if configuration or data of a run have other digests than before."""
-    fixes = {
-        "config": "undo the change to config.toml",
-        "data": "restore the files of split.json as they were",
-    }
     for name, digest in now.items():
         if before.get(name, digest) != digest:
+            files = "restore the files of split.json as they were"
+            fix = files if name == "data" else "undo the change to config.toml"
             raise ConfigError(
                 f"{run}: the {name} changed since this run was stopped, so it "
-                f"cannot be continued exactly; {fixes[name]}, or start a new run"
+                f"cannot be continued exactly; {fix}, or start a new run"
             )
 
 
