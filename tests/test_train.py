@@ -988,6 +988,18 @@ def test_classic_without_bytes_divides_by_the_largest_value(tmp_path: Path) -> N
     assert config.preprocessing.dtype == "uint16"
 
 
+@pytest.mark.parametrize("normalise", ["set", "image"])
+def test_recipe_classic_normalises_where_that_is_asked_for(
+    discs: Path, tmp_path: Path, normalise: str
+) -> None:
+    found = trainer(discs, tmp_path, recipe="classic", normalise=normalise)
+    chosen = found.config.preprocessing
+    assert (chosen.mean, chosen.std) == found.training.statistics()
+    images, _ = found.normalised(next(found.sampler.batches(0, start=0, workers=0)))
+    assert abs(images.mean()) < 0.3
+    assert 0.7 < images.std() < 1.3
+
+
 # Options that cannot work together
 
 

@@ -27,6 +27,7 @@ ENOUGH = 2000  # steps that a time must have room for before a larger network is
 _SIZES = ((16, 2), (32, 2), (32, 1))  # base width and patch of the networks, from the quickest on
 _TAIL = 3.0  # times the range of 99.8% of the values: an outlier beyond says nothing of the object
 _CUT_FROM = 0.005  # share of foreground: well above the 0.1% that are cut off
+_OF_IMAGES = ("mean of the training images", "spread of the training images")
 _NETWORK = ("widths", "up", "patch", "encoder")
 _PREPROCESSING = ("size", "normalise")
 
@@ -192,6 +193,10 @@ def _classic(data: DataConfig, seen: Fingerprint, wishes: Mapping[str, Any]) -> 
     largest = {"uint8": 255.0, "uint16": 65535.0, "int16": 32767.0}.get(seen.dtype, 1.0)
     batch = wishes.get("batch_size") or 4
     r1 = "as in R1"
+    mean, std = (0.0,) * seen.channels, (largest,) * seen.channels
+    why = r1, f"R1 divides {seen.dtype} by its largest value"
+    if "normalise" in wishes:
+        mean, std, why = seen.mean, seen.std, _OF_IMAGES
     return {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
         "network.out_channels": _outputs(seen),
@@ -201,11 +206,8 @@ def _classic(data: DataConfig, seen: Fingerprint, wishes: Mapping[str, Any]) -> 
             "sigmoid" if bilinear else None,
             "R2 ends in a sigmoid" if bilinear else "R1 ends in plain values",
         ),
-        "preprocessing.mean": ((0.0,) * seen.channels, r1),
-        "preprocessing.std": (
-            (largest,) * seen.channels,
-            f"R1 divides {seen.dtype} by its largest value",
-        ),
+        "preprocessing.mean": (mean, why[0]),
+        "preprocessing.std": (std, why[1]),
         "preprocessing.size": ((512, 512), r1),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
         **_reading(data, seen),
@@ -247,8 +249,8 @@ def _auto(
         "network.widths": (_widths(base), size),
         "network.patch": (patch, size) if room else (1, f"crops of {crop} have no room for more"),
         "network.up": ("transposed", "a third less arithmetic than bilinear at equal widths"),
-        "preprocessing.mean": (seen.mean, "mean of the training images"),
-        "preprocessing.std": (seen.std, "spread of the training images"),
+        "preprocessing.mean": (seen.mean, _OF_IMAGES[0]),
+        "preprocessing.std": (seen.std, _OF_IMAGES[1]),
         "preprocessing.normalise": ("image", "better masks on five sets in another light"),
         "preprocessing.dtype": (seen.dtype, "type of the images"),
         **_reading(data, seen),
