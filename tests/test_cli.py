@@ -588,6 +588,27 @@ def test_values_are_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--size", "512"], "size is for recipe classic, not auto"),
+        (["--recipe", "classic", "--crop", "64"], "crop is for recipe auto, not classic"),
+        (["--recipe", "classic", "--encoder", "timm/x"], "encoder is for recipe auto"),
+        (["--recipe", "classic", "--up", "bilinear", "--loss", "bce"], "needs plain outputs"),
+        (["--encoder", "timm/no_such_encoder"], "timm/no_such_encoder"),
+        (["--group", "("], "is not a regular expression"),
+        (["--folds", "1"], "folds (1) must be 2 or more"),
+        (["--validation-files", "nowhere.txt"], "nowhere.txt: cannot be read as a list"),
+    ],
+)
+def test_options_are_refused_before_anything_is_read(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "no/images", "no/masks", *words, "--out", str(tmp_path / "run")]) != 0
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["--seed", "-1"], "training.seed: -1"),
         (["--recipe", "classic", "--batch-size", "0"], "training.batch_size: 0"),
         (["--crop", "64", "--widths", "1,2,3,4,5,6,7"], "leave less than 2 at the bottom"),

@@ -1008,8 +1008,8 @@ def test_recipe_classic_normalises_where_that_is_asked_for(
     [
         ("best", {}, "recipe 'best' is unknown; choose auto or classic"),
         ("classic", {"up": "bilinear", "loss": "bce"}, "needs plain outputs"),
-        ("classic", {"crop": 32}, "give one of the two"),
-        ("auto", {"size": (32, 32)}, "give one of the two"),
+        ("classic", {"crop": 32}, "crop is for recipe auto, not classic"),
+        ("auto", {"size": (32, 32)}, "size is for recipe classic, not auto"),
         ("classic", {"augment": True}, "needs square crops"),
         ("auto", {"widths": (4, 0)}, "widths"),
         ("auto", {"colour": "blue"}, "colour"),

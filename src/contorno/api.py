@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from contorno.config import DataConfig, build, parse_duration
-from contorno.data.groups import in_names
+from contorno.data.groups import compiled, in_names
 from contorno.data.names import find_images, read_list, unread_below
 from contorno.doubt import NAME as DOUBTS
 from contorno.engines import Engine
@@ -107,6 +107,7 @@ def train(
 
     Raises:
         InputError: data or options that cannot work; all problems are listed.
+        MissingExtra: an option needs a library that is not installed.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
         TrainingError: the loss is not finite, or memory does not suffice.
     """
@@ -162,7 +163,7 @@ def train(
         wishes["time"] = parse_duration(time)
     from contorno.recipes import sound_wishes
 
-    wishes = sound_wishes(wishes)
+    wishes = sound_wishes(recipe, wishes)
     count = None if folds is None else _whole("folds", folds)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": threads, "began": began}
     default = Path("runs") / date.today().isoformat()
@@ -551,6 +552,8 @@ def _data(
         raise ConfigError(
             "classes and foreground both say what the values of masks are: give one of the two"
         )
+    if rest.get("group") is not None:
+        compiled(rest["group"])
     data: DataConfig = build(
         DataConfig,
         "data",

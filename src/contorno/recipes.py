@@ -22,6 +22,7 @@ from contorno.losses import loss_function
 from contorno.models.encoder import maps_of
 
 RECIPES = ("auto", "classic")
+_ONE_RECIPE = {"encoder": "auto", "crop": "auto", "size": "classic"}  # crops, or whole pictures
 DEFAULT_TIME = 600.0  # seconds of training when neither a time nor a number of epochs is given
 ENOUGH = 2000  # steps that a time must have room for before a larger network is worth its steps
 _SIZES = ((16, 2), (32, 2), (32, 1))  # base width and patch of the networks, from the quickest on
@@ -140,8 +141,7 @@ def resolve(
     Raises:
         ConfigError: an unknown recipe, or values that cannot work (all are listed).
     """
-    if recipe not in RECIPES:
-        raise ConfigError(f"recipe {recipe!r} is unknown; choose {' or '.join(RECIPES)}")
+    _require_fitting(recipe, wishes)
     choices = (
         _classic(data, seen, wishes) if recipe == "classic" else _auto(data, seen, hardware, wishes)
     )
@@ -165,13 +165,31 @@ def resolve(
     return config
 
 
-def sound_wishes(wishes: Mapping[str, Any]) -> dict[str, Any]:
+def sound_wishes(recipe: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
     """The wishes in the types of config.toml.
 
     Raises:
         ConfigError: no data could make them right; said before any are read.
     """
-    return sound("these options", **_sections(wishes))
+    held = sound("these options", **_sections(wishes))
+    _require_fitting(recipe, held)
+    if "encoder" in held:
+        maps_of(held["encoder"])
+    return held
+
+
+def _require_fitting(recipe: str, wishes: Mapping[str, Any]) -> None:
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe {recipe!r} is unknown; choose {' or '.join(RECIPES)}")
+    for name, of in _ONE_RECIPE.items():
+        if name in wishes and recipe != of:
+            raise ConfigError(
+                f"{name} is for recipe {of}, not {recipe}; take that, or leave it out"
+            )
+    loss, bounded = wishes.get("loss", "mse"), wishes.get("up") == "bilinear"
+    if recipe == "classic" and bounded and loss != "mse":
+        why = "needs plain outputs, but this network ends in a sigmoid"
+        raise ConfigError(f"loss {loss!r} {why}; use loss mse or recipe auto")
 
 
 def _sections(wishes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -369,18 +387,6 @@ def _output(loss: str, *, bounded: bool = False, exclusive: bool = False) -> tup
 def _check(config: Config, seen: Fingerprint) -> None:
     """What sections cannot see on their own."""
     training, network = config.training, config.network
-    if network.encoder is not None and training.recipe != "auto":
-        raise ConfigError(f"encoder is for recipe auto, not {training.recipe}; leave one out")
-    if training.loss != "mse" and network.activation is not None:
-        raise ConfigError(
-            f"loss {training.loss!r} needs plain outputs, but this network ends in a "
-            f"{network.activation}; use loss mse or recipe auto"
-        )
-    if config.preprocessing.size is not None and training.crop is not None:
-        raise ConfigError(
-            "size resizes whole images and crop cuts pieces of them: give one of the "
-            "two (size is for recipe classic)"
-        )
     loss_function(training.loss, exclusive=seen.exclusive)  # raises where it does not fit
     if training.augment and training.crop is None:
         raise ConfigError("augmentation needs square crops: give crop, or leave augmentation off")

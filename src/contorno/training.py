@@ -58,8 +58,11 @@ class Material:
 
 def read_material(data: DataConfig, workers: int) -> Material:
     """Read the pairs of a new run, and say what was found."""
+    path = data.validation_files
+    chosen = None if path is None else read_list(Path(path))  # what is wrong is said at once
     pairs, problems = read_pairs(data, workers)
-    chosen = _chosen(data.validation_files, pairs.names, problems)
+    if chosen is not None:
+        problems += _passed_over(chosen, pairs.names, f"named in {path}")
     good = list(zip(pairs.pairs, pairs.facts, strict=True))
     findings, grouping = look_at_set(
         good, pairs.labels, pages=data.pages, validation=chosen or (), pattern=data.group
@@ -217,16 +220,13 @@ def restored(
     return trainer
 
 
-def _chosen(path: str | None, names: Sequence[str], problems: list[Problem]) -> list[str] | None:
-    """The stems that validate, from a list; those that no usable pair has become problems."""
-    if path is None:
-        return None
-    stems = read_list(Path(path))
-    unknown = unknown_stems(stems, {*names}, f"named in {path}, but no usable pair has this stem")
+def _passed_over(stems: Sequence[str], names: Sequence[str], where: str) -> list[Problem]:
+    """Those of the stems that shall validate which no usable pair has, told as problems."""
+    unknown = unknown_stems(stems, {*names}, f"{where}, but no usable pair has this stem")
     if unknown:
-        warn(str(InputError(f"{len(unknown)} name(s) of {path} are passed over:", unknown)))
-    problems += unknown
-    return stems
+        words = f"{len(unknown)} name(s) {where} are passed over:"
+        warn(str(InputError(words, unknown)))
+    return unknown
 
 
 def _plan(trainer: Trainer, workers: int) -> Trainer:

@@ -45,13 +45,7 @@ def by_pattern(names: Sequence[str], pattern: str) -> Grouping:
         ConfigError: not a regular expression.
         InputError: names that it does not match, or that all fall into one group.
     """
-    try:
-        search = re.compile(pattern).search
-    except re.error as error:
-        raise ConfigError(
-            f"group ('{pattern}') is not a regular expression: {error}; "
-            r"try one such as '^(patient\d+)'"
-        ) from None
+    search = compiled(pattern).search
     matches = {name: search(name) for name in names}
     of = {
         name: match[1 if match.re.groups else 0] or "" for name, match in matches.items() if match
@@ -70,6 +64,17 @@ def by_pattern(names: Sequence[str], pattern: str) -> Grouping:
             r"brackets what differs from group to group, as in '^(patient\d+)'"
         )
     return Grouping(of, f"names in which '{pattern}' finds the same are one group")
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern of groups, or ConfigError where it is no regular expression."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"group ('{pattern}') is not a regular expression: {error}; "
+            r"try one such as '^(patient\d+)'"
+        ) from None
 
 
 def in_names(names: Sequence[str], pattern: str | None) -> Grouping | None:
