@@ -1059,6 +1059,8 @@ def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:
     assert (small.network.widths[0], small.network.patch) == (16, 1)  # 32 pixels halve 4 times
     assert "crops of 32" in small.reasons["network.patch"]
     assert larger(small, 4 * ENOUGH - 1) is None
+    deep = resolve("auto", data, seen, hardware, {"time": 3600.0, "widths": (4,) * 6})
+    assert deep.network.patch == 1  # 64 pixels halve 5 times, but not after a patch of 2
     roomy = larger(small, 4 * ENOUGH)
     assert roomy is not None
     assert (roomy.network.widths[0], roomy.network.patch) == (32, 1)

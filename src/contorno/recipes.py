@@ -260,7 +260,7 @@ def _auto(
     loss = "ce+dice" if seen.exclusive else "bce+dice"
     base, patch = _SIZES[-1 if time is None else 0]
     size = "the largest" if time is None else "the time is short for a larger one"
-    room = crop >= patch * 2 ** len(_widths(base))
+    room = crop >= patch * 2 ** len(wishes.get("widths", _widths(base)))
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
         "network.out_channels": _outputs(seen),
