@@ -157,7 +157,10 @@ def test_channels_in_files_of_their_own(tmp_path: Path) -> None:
         save(split / f"p{index}_dapi.tif", image.astype(np.uint16) * 16)
         save(split / f"p{index}_gfp.tif", (255 - image).astype(np.uint16))
     endings = ("_dapi", "_gfp")
-    model = api.train(split, tmp_path / "masks", out=tmp_path / "run", channels=endings, **TINY)
+    validating = tmp_path / "validating.txt"
+    validating.write_text("".join(f"{path}\n" for path in sorted(split.iterdir())[:2]))
+    options = TINY | {"channels": endings, "validation_files": validating}
+    model = api.train(split, tmp_path / "masks", out=tmp_path / "run", **options)
     assert model.card.network.in_channels == 2
     assert model.card.preprocessing.channels == endings
     outcome = api.predict(model, split, out=tmp_path / "drawn")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from contorno.data.names import find_images, read_list
+from contorno.data.names import find_images, names_listed, read_list
 from contorno.data.pairs import SUFFIXES, Found, find_pairs
 from contorno.errors import ConfigError, InputError, Problem
 
@@ -376,6 +376,22 @@ def test_lists_of_stems_and_paths(tmp_path: Path, lines: str) -> None:
     found = find_pairs(images, masks, files=listing)
     assert [p.name for p in found.pairs] == ["a", "c"]
     assert found.problems == ()
+
+
+def test_a_list_may_name_the_files_of_channels(tmp_path: Path) -> None:
+    stems, channels = ("a", "b", "c_x"), ("_x", "_y")
+    images = touch(tmp_path / "i", *(f"{stem}{end}.png" for stem in stems for end in channels))
+    masks = touch(tmp_path / "m", *(f"{stem}.png" for stem in stems))
+    listing = tmp_path / "list.txt"
+    listing.write_text("i/a_x.png\ni/a_y.png\nc_x\nb_z\n")
+    found = find_pairs(images, masks, files=listing, channels=channels)
+    assert [pair.name for pair in found.pairs] == ["a", "c_x"]
+    assert [problem.path for problem in wrong(found)] == ["b_z"]
+    pictures, problems = find_images([images], files=listing, channels=channels)
+    assert [files[0].name for files in pictures] == ["a_x.png", "c_x_x.png"]
+    assert [problem.path for problem in problems] == ["b_z"]
+    names = names_listed(read_list(listing), {"a", "b"}, channels)
+    assert names == ["a", "c_x", "b_z"]
 
 
 def test_a_list_keeps_dots_in_stems(tmp_path: Path) -> None:

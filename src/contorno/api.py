@@ -20,7 +20,7 @@ import numpy as np
 
 from contorno.config import DataConfig, build, parse_duration
 from contorno.data.groups import compiled, in_names
-from contorno.data.names import find_images, read_list, unread_below
+from contorno.data.names import find_images, names_listed, read_list, unread_below
 from contorno.doubt import NAME as DOUBTS
 from contorno.engines import Engine
 from contorno.engines.averaging import Averaged
@@ -321,6 +321,7 @@ def check(
         classes=classes,
     )
     found = match(data)
+    listed = read_list(Path(validation_files)) if validation_files else ()
     written = [file for file in (json, page) if file is not None]
     pictures = pictures_of(data) if written else ()
     for file in written:
@@ -333,7 +334,7 @@ def check(
             found.pairs,
             workers=threads,
             reading=reading_of(data),
-            validation=read_list(Path(validation_files)) if validation_files else (),
+            validation=names_listed(listed, {pair.name for pair in found.pairs}, data.channels),
             pattern=group,
             advance=advance,
         )

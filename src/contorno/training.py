@@ -15,7 +15,7 @@ from contorno.data.check import look_at_set
 from contorno.data.dataset import Dataset
 from contorno.data.groups import Grouping, split
 from contorno.data.labels import Labels
-from contorno.data.names import read_list, unknown_stems
+from contorno.data.names import names_listed, read_list, unknown_stems
 from contorno.data.pairs import Pair
 from contorno.early import about_parts, about_time
 from contorno.errors import ConfigError, InputError, Problem
@@ -62,6 +62,7 @@ def read_material(data: DataConfig, workers: int) -> Material:
     chosen = None if path is None else read_list(Path(path))  # what is wrong is said at once
     pairs, problems = read_pairs(data, workers)
     if chosen is not None:
+        chosen = names_listed(chosen, pairs.names, data.channels)
         problems += _passed_over(chosen, pairs.names, f"named in {path}")
     good = list(zip(pairs.pairs, pairs.facts, strict=True))
     findings, grouping = look_at_set(

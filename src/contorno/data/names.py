@@ -73,7 +73,7 @@ def find_images(
         ]
     if files is not None:
         names = {picture_name(picture, channels): picture for picture in pictures}
-        wanted = wanted_stems(files, names, problems)
+        wanted = wanted_stems(files, names, problems, channels)
         pictures = [p for p in pictures if picture_name(p, channels) in wanted]
     return pictures, problems
 
@@ -280,11 +280,22 @@ def channel_files(
     return pictures
 
 
-def wanted_stems(files: Path, have: Mapping[str, object], problems: list[Problem]) -> set[str]:
+def wanted_stems(
+    files: Path, have: Mapping[str, object], problems: list[Problem], channels: Sequence[str] = ()
+) -> set[str]:
     """Those of `have` that a list names; what it names besides becomes problems."""
-    stems = read_list(files)
+    stems = names_listed(read_list(files), have, channels)
     problems += unknown_stems(stems, have, f"named in {files}, but there is no such image")
     return set(stems) & set(have)
+
+
+def names_listed(stems: Iterable[str], have: Container[str], channels: Sequence[str]) -> list[str]:
+    """The names of the pictures of a list, each once; it may name the files of their channels."""
+    names: dict[str, None] = {}
+    for stem in stems:
+        may_be = [stem, *(stem.removesuffix(c) for c in channels if stem.endswith(c))]
+        names[next((name for name in may_be if name in have), stem)] = None
+    return list(names)
 
 
 def unknown_stems(stems: Iterable[str], have: Container[str], what: str) -> list[Problem]:

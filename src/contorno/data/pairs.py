@@ -122,7 +122,7 @@ def find_pairs(
         _same_but_for_case(pictures, by_stem, ending, problems)
         for by_stem, ending in zip(mask_files, suffixes, strict=True)
     ]
-    wanted = wanted_stems(files, pictures, problems) if files else set(pictures)
+    wanted = wanted_stems(files, pictures, problems, channels) if files else set(pictures)
     read = list(zip(folders, mask_files, suffixes, strict=True))
     strange = {
         folder
