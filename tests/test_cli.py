@@ -610,6 +610,8 @@ def test_options_are_refused_before_anything_is_read(
     ("words", "said"),
     [
         (["--seed", "-1"], "training.seed: -1"),
+        (["--seed", str(2**64)], f"training.seed: {2**64}"),
+        (["--learning-rate", "inf"], "training.learning_rate: inf"),
         (["--recipe", "classic", "--batch-size", "0"], "training.batch_size: 0"),
         (["--crop", "64", "--widths", "1,2,3,4,5,6,7"], "leave less than 2 at the bottom"),
         (["--crop", "64", "--patch", "4"], "halve the picture 4 times after a patch of 4, and 64"),

@@ -100,7 +100,7 @@ class TrainingConfig(Section):
     recipe: Literal["classic", "auto"] = "auto"
     loss: Loss = "bce+dice"
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: FiniteFloat = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     epochs: int = Field(100, ge=1)
@@ -112,7 +112,7 @@ class TrainingConfig(Section):
     augment: bool = True
     patience: int = Field(0, ge=0)
     tune: bool = True
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, le=2**62)  # folds count up from it, to what TOML holds
     time: float | None = Field(None, gt=0)
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["bf16", "32"] = "32"
