@@ -667,6 +667,11 @@ def test_averaging_is_another_prediction(model: Model, photos: Path, tmp_path: P
     again = predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif", tta=True)
     assert len(again.skipped) == 1
     other = predicted(model, photos / "a.png", tmp_path / "out", probabilities="tif")
+    assert other.problems[0].what == "this model made it with --tta"
+    other = predicted(model, photos / "a.png", tmp_path / "plain", tta=True)
+    assert other.problems[0].what == "this model made it without --tta"
+    (tmp_path / "plain" / "b.png").write_bytes((tmp_path / "plain" / "a.png").read_bytes())
+    other = predicted(model, photos / "b.tif", tmp_path / "plain", tta=True)
     assert "a file that this model did not make" in other.problems[0].what
 
 

@@ -30,7 +30,7 @@ from contorno.files import write_text
 from contorno.hardware import choose, cores, fresh_torch
 from contorno.images import read_image
 from contorno.model import Model, PathLike, convert, load
-from contorno.outputs import drawn_into
+from contorno.outputs import AVERAGED, drawn_into
 from contorno.predict import Outcome, predict_files
 from contorno.progress import bar, say, warn
 from contorno.reading import (
@@ -401,7 +401,7 @@ def predict(
         say(str(note))
     runs = _engine(loaded, tta)
     say(f"Computing with: {runs.name}")
-    mark = loaded.sha256 + (" averaged" if runs is not loaded.engine else "")
+    mark = loaded.sha256 + (AVERAGED if runs is not loaded.engine else "")
     outcome = predict_files(
         runs,
         loaded.card,

@@ -21,6 +21,7 @@ from contorno.errors import Problem
 from contorno.files import storage_error, sweep
 from contorno.images import ImageError, png_text
 
+AVERAGED = " averaged"  # in a mark: with --tta
 MARK = "contorno"  # key of the PNG text that names the model and the picture a mask is made of
 _IDLE = 3600  # seconds: another predict may write into the folder now, but no mask takes so long
 
@@ -187,8 +188,11 @@ def drawn_into(out: Path, lists: Collection[str], file: Path) -> bool:
 
 def require_own(target: Path, mark: str) -> None:
     """Raise ImageError for a file that is there and does not have this mark."""
-    if _mark(target) != mark:
+    found = _mark(target)
+    if found != mark:
         what = "a file that this model did not make of this picture"
-        expected = "a free name, or what this model made of it"
+        if found is not None and found.replace(AVERAGED, "") == mark.replace(AVERAGED, ""):
+            what = f"this model made it {'with' if AVERAGED in found else 'without'} --tta"
+        expected = "a free name, or what this model made of it in this way"
         fix = "use another --out, or --overwrite to replace it"
         raise ImageError(Problem(str(target), what, expected, fix))
