@@ -229,7 +229,11 @@ def test_what_is_ignored_has_no_gradient(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "exclusive", "fit"),
-    [("bce", True, "use ce"), ("ce+dice", False, r"use bce\+dice"), ("ce", False, "use bce")],
+    [
+        ("bce", True, "whose classes exclude each other; use ce"),
+        ("ce+dice", False, r"use bce\+dice"),
+        ("ce", False, "of one class or overlapping ones; use bce"),
+    ],
 )
 def test_a_loss_that_does_not_fit_names_the_one_that_does(
     name: str, exclusive: bool, fit: str

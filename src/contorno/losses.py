@@ -62,8 +62,13 @@ def loss_function(name: str, *, exclusive: bool) -> Loss:
     if name in unfit:
         fit = name[1:] if exclusive else f"b{name}"
         raise ConfigError(
-            f"loss {name!r} does not fit these masks, whose classes "
-            + (f"exclude each other; use {fit}" if exclusive else f"do not; use {fit}")
+            f"loss {name!r} does not fit these masks, "
+            + (
+                "whose classes exclude each other"
+                if exclusive
+                else "of one class or overlapping ones"
+            )
+            + f"; use {fit}"
         )
     return partial(LOSSES[name], exclusive=exclusive)
 
