@@ -404,6 +404,8 @@ def test_255_beside_class_numbers_is_ignored(tmp_path: Path) -> None:
     assert labels.ignored == (255,)
     assert labels.classes(blocks(0, 1, 2, 255))[0, ::9].tolist() == [0, 1, 2, IGNORE]
     assert "255 is ignored" in labels.note
+    two = learn(save(tmp_path / "m.png", blocks(0, 1, 2, 255)), ignore="2,255")
+    assert two.note.endswith("; 2, 255 are ignored")
     assert labels.written(np.array([[0, 2, IGNORE]])).tolist() == [[0, 2, 255]]
     valid = labels.valid(labels.classes(blocks(0, 255)))
     assert valid is not None
@@ -831,6 +833,8 @@ def test_named_classes(tmp_path: Path) -> None:
     assert labels.names == ("background", "nucleus", "cytoplasm")
     assert labels.values == (0, 255, 128)
     assert labels.classes(blocks(0, 128, 255, 1))[0, ::9].tolist() == [0, 2, 1, IGNORE]
+    spaced = learn(path, classes="background = 0|1, cell = 128|255")
+    assert spaced.names == ("background", "cell")
     joined = learn(path, classes="background=0|1,cell=128|255")
     assert joined.classes(blocks(0, 1, 128, 255))[0, ::9].tolist() == [0, 0, 1, 1]
 

@@ -127,7 +127,7 @@ def _named(seen: Evidence, text: str, ignored: set[int], kind: str) -> Labels:
     lookup: dict[int, int] = dict.fromkeys(ignored, IGNORE)
     values: list[int] = []
     for part in text.split(","):
-        name, equals, word = part.strip().rpartition("=")
+        name, equals, word = map(str.strip, part.rpartition("="))
         if not equals or not plain(name):
             raise ConfigError(f"classes {text!r} must look like background=0,nucleus=255")
         own = _numbers(word.replace("|", ","), "classes")
@@ -296,7 +296,8 @@ def _found_note(seen: Evidence, labels: Labels, kind: str) -> str:
     fronts = _fronts(seen, labels)
     note = _note(seen, labels.values, labels.names, kind, fronts)
     if labels.ignored:
-        note += f"; {value_word(labels.ignored[0], kind)} is ignored"
+        words = _words([value_word(value, kind) for value in labels.ignored])
+        note += f"; {words} {'is' if len(labels.ignored) == 1 else 'are'} ignored"
     if others:
         amount = _percent(seen.share(others, rest=True))
         note += (
