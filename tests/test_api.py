@@ -340,6 +340,11 @@ def test_wrong_calls_say_so(data: Path, run: Path, tmp_path: Path) -> None:
     both = {"validation": 0.5, "validation_files": tmp_path / "list.txt"}
     with pytest.raises(ConfigError, match=r"validation_files both .* one of the two"):
         api.train(*folders, **both, out=tmp_path / "x")
+    for several in (1, 2.5, "3"):
+        with pytest.raises(ConfigError, match=r"folds \(.*\) must be a whole number, 2 or more"):
+            api.train(*folders, folds=several, out=tmp_path / "x")
+    with pytest.raises(ConfigError, match="group: 3"):
+        api.train(*folders, group=3, out=tmp_path / "x")
     meaning = {"classes": "a=255,b=0", "foreground": "dark"}
     for call in (api.train, api.check, partial(api.evaluate, run)):
         with pytest.raises(ConfigError, match=r"classes and foreground both .* one of the two"):

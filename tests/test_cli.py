@@ -594,7 +594,7 @@ def test_values_are_refused_before_anything_is_read(
         (["--recipe", "classic", "--up", "bilinear", "--loss", "bce"], "needs plain outputs"),
         (["--encoder", "timm/no_such_encoder"], "timm/no_such_encoder"),
         (["--group", "("], "is not a regular expression"),
-        (["--folds", "1"], "folds (1) must be 2 or more"),
+        (["--folds", "1"], "folds (1) must be a whole number, 2 or more"),
         (["--validation-files", "nowhere.txt"], "nowhere.txt: cannot be read as a list"),
     ],
 )

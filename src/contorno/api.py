@@ -553,8 +553,6 @@ def _data(
         raise ConfigError(
             "classes and foreground both say what the values of masks are: give one of the two"
         )
-    if rest.get("group") is not None:
-        compiled(rest["group"])
     data: DataConfig = build(
         DataConfig,
         "data",
@@ -565,6 +563,8 @@ def _data(
         foreground=_text(foreground),
         **rest,
     )
+    if data.group is not None:
+        compiled(data.group)  # what is wrong is said at once
     return data
 
 
