@@ -1054,6 +1054,8 @@ def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:
     for wish in ({"widths": quick.network.widths}, {"patch": 2}):
         asked = resolve("auto", data, seen, hardware, {"time": 3600.0, **wish})
         assert larger(asked, 10**6) is None
+        assert "that of the quickest network" in asked.reasons.values()
+        assert "the time is short for a larger one" not in asked.reasons.values()
     assert larger(resolve("classic", data, seen, hardware, {}), 10**6) is None
     small = resolve("auto", data, seen, hardware, {"time": 3600.0, "crop": 32})
     assert (small.network.widths[0], small.network.patch) == (16, 1)  # 32 pixels halve 4 times

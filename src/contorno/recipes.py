@@ -183,13 +183,10 @@ def _require_fitting(recipe: str, wishes: Mapping[str, Any]) -> None:
         raise ConfigError(f"recipe {recipe!r} is unknown; choose {' or '.join(RECIPES)}")
     for name, of in _ONE_RECIPE.items():
         if name in wishes and recipe != of:
-            raise ConfigError(
-                f"{name} is for recipe {of}, not {recipe}; take that, or leave it out"
-            )
+            raise ConfigError(f"{name} is for recipe {of}, not {recipe}; leave one out")
     loss, bounded = wishes.get("loss", "mse"), wishes.get("up") == "bilinear"
     if recipe == "classic" and bounded and loss != "mse":
-        why = "needs plain outputs, but this network ends in a sigmoid"
-        raise ConfigError(f"loss {loss!r} {why}; use loss mse or recipe auto")
+        raise ConfigError(f"loss {loss!r} needs plain outputs, not a sigmoid's; use loss mse")
 
 
 def _sections(wishes: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -259,7 +256,9 @@ def _auto(
     crops = max(1, round(seen.height * seen.width / crop**2))
     loss = "ce+dice" if seen.exclusive else "bce+dice"
     base, patch = _SIZES[-1 if time is None else 0]
-    size = "the largest" if time is None else "the time is short for a larger one"
+    given = "widths" in wishes or "patch" in wishes  # then `larger` chooses no other
+    short = "that of the quickest network" if given else "the time is short for a larger one"
+    size = "the largest" if time is None else short
     room = crop >= patch * 2 ** len(wishes.get("widths", _widths(base)))
     choices: Choices = {
         "network.in_channels": (seen.channels, f"the images have {seen.channels} channel(s)"),
