@@ -688,6 +688,21 @@ def test_a_changed_run_is_not_resumed(
     assert main(["train", "--resume", str(run), "--workers", "0"]) == 0
 
 
+def test_a_run_of_a_device_that_is_not_here_is_not_resumed(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "copy")
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace('device = "cpu"', 'device = "cuda"'))
+    monkeypatch.setattr("contorno.hardware._may_have_gpu", lambda: False)
+    words = resumed(run, capsys)
+    assert "was begun on the device 'cuda', which is not available here" in words
+    assert "choose" not in words  # a run that is resumed takes no --device
+
+
 @pytest.mark.parametrize(
     "change",
     [

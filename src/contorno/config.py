@@ -112,7 +112,7 @@ class TrainingConfig(Section):
     augment: bool = True
     patience: int = Field(0, ge=0)
     tune: bool = True
-    seed: int = Field(0, ge=0, le=2**62)  # folds count up from it, to what TOML holds
+    seed: int = Field(0, ge=0, le=2**62)  # TOML holds 63 bits
     time: float | None = Field(None, gt=0)
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["bf16", "32"] = "32"

@@ -26,7 +26,7 @@ from contorno.ensemble import PLAN, pooled_card, write_ensemble
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate_parts
 from contorno.files import write_text
-from contorno.hardware import Hardware, choose
+from contorno.hardware import Hardware, choose, require_again
 from contorno.model import Model, load
 from contorno.progress import clock, say
 from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
@@ -179,6 +179,7 @@ def resume(run: Path, workers: int) -> Model:
     began = time.monotonic()
     with locked(run):
         plan = read_plan(run)
+        require_again(run, device=plan.device)
         pairs = pairs_of(plan.pairs)
         whole = read_again(
             run, plan.data, pairs, plan.labels, upright=plan.upright, workers=workers

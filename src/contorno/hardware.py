@@ -74,6 +74,17 @@ def choose(*, device: str = "auto", precision: str = "auto") -> Hardware:
     return Hardware(device, chosen, f"{_name(device)}, {words}", asked=precision != "auto")
 
 
+def require_again(run: Path, *, device: str) -> None:
+    """Raise ConfigError where this machine lacks the device that a run was begun on."""
+    try:
+        choose(device=device)
+    except ConfigError:
+        raise ConfigError(
+            f"{run}: was begun on the device {device!r}, which is not available here, and cannot "
+            "be continued exactly on another; go on with it there, or start a new run"
+        ) from None
+
+
 def free_memory() -> int:
     """Bytes of main memory that can be taken now; 4 GiB where the system does not tell.
 

@@ -20,7 +20,7 @@ from contorno.data.pairs import Pair
 from contorno.early import about_parts, about_time
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate
-from contorno.hardware import Hardware, choose
+from contorno.hardware import Hardware, choose, require_again
 from contorno.model import Model, load
 from contorno.pace import TUNING, plan
 from contorno.progress import clock, say, warn
@@ -125,6 +125,7 @@ def resume(run: Path, workers: int) -> Model:
         )
     with locked(run):
         config = read_config(run / "config.toml")
+        require_again(run, device=config.training.device)
         parts = read_split(run / "split.json")
         pairs = [*parts["training"], *parts["validation"]]
         upright = config.preprocessing.upright
