@@ -169,7 +169,8 @@ def train(
     recipe
         auto, or classic for the reference notebook (MSE, Adam, 100 epochs, 512 x 512).
     time
-        How long all of it may take: 90s, 20m, 2h. Default: 10m, unless --epochs is given.
+        How long all of it may take: 90s, 20m, 2h. Default of recipe auto: 10m, unless --epochs is
+        given.
     resume
         Run folder to continue exactly where it was stopped.
     folds
@@ -303,7 +304,7 @@ def evaluate(
     masks
         Folder of masks with the same stems; leave out when they lie among the images.
     out
-        Folder to make. Default: evaluation, in the run folder.
+        Folder to make. Default: evaluation, in the run folder, or here where there is none.
     suffix
         What a mask's stem has after its image's.
     files
@@ -475,7 +476,7 @@ def predict(
     files
         Text file of stems or paths, one a line: only these are drawn.
     overwrite
-        Replace files that this model did not make.
+        Replace files that this model did not make, or made otherwise.
     tta
         Average over mirrored and turned pictures (test-time averaging): 4 to 8 times the work.
     engine
