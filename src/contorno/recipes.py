@@ -166,11 +166,7 @@ def resolve(
 
 
 def sound_wishes(recipe: str, wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """The wishes in the types of config.toml.
-
-    Raises:
-        ConfigError: no data could make them right; said before any are read.
-    """
+    """The wishes in the types of config.toml; ConfigError for what no data could make right."""
     held = sound("these options", **_sections(wishes))
     _require_fitting(recipe, held)
     if "encoder" in held:
