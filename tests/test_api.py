@@ -360,15 +360,12 @@ def test_wrong_calls_say_so(data: Path, run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipe"):
         api.train(*folders, recipe="best", out=tmp_path / "x")
     for workers in (-1, 1.5):
-        with pytest.raises(ConfigError, match=rf"workers {workers} must be a whole number, 0 or"):
+        with pytest.raises(ConfigError, match=rf"workers \({workers}\) must be a whole number"):
             api.train(*folders, workers=workers, out=tmp_path / "x")
         with pytest.raises(ConfigError, match="workers"):
             api.evaluate(run, *folders, workers=workers, out=tmp_path / "x")
         with pytest.raises(ConfigError, match="workers"):
             api.check(*folders, workers=workers)
-    for folds in (2.5, "2"):
-        with pytest.raises(ConfigError, match=rf"folds {folds!r} must be a whole number"):
-            api.train(*folders, folds=folds, out=tmp_path / "x")
     with pytest.raises(ConfigError, match=r"training\.seed: .* expected less than"):
         api.train(*folders, seed=2**70, out=tmp_path / "x")
     (tmp_path / "one.txt").write_text("p1")

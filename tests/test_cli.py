@@ -530,7 +530,7 @@ def test_demo_passes_its_options_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = {}
-    figure = {"mean": 0.5, "low": 0.4, "high": 0.6, "value": None}
+    figure = {"n": 1, "mean": 0.5, "low": 0.4, "high": 0.6, "value": None}
     results = {
         "images": [1],
         "threshold": 0.5,

@@ -164,7 +164,7 @@ def train(
     from contorno.recipes import sound_wishes
 
     wishes = sound_wishes(recipe, wishes)
-    count = None if folds is None else _whole("folds", folds)
+    count = None if folds is None else _whole("folds", folds, least=2)
     given: dict[str, Any] = {"recipe": recipe, "wishes": wishes, "workers": threads, "began": began}
     default = Path("runs") / date.today().isoformat()
     with claimed(out, default) as run, stoppable(run), locked(run), fresh_torch():
@@ -529,14 +529,14 @@ def _threads(workers: int | None) -> int:
     return cores() if workers is None else _whole("workers", workers)
 
 
-def _whole(name: str, given: int) -> int:
+def _whole(name: str, given: int, *, least: int = 0) -> int:
     """A count of any type of whole numbers, NumPy's too."""
     try:
         count = index(given)
     except TypeError:
         count = -1
-    if count < 0:
-        raise ConfigError(f"{name} {given!r} must be a whole number, 0 or more")
+    if count < least:
+        raise ConfigError(f"{name} ({given!r}) must be a whole number, {least} or more")
     return count
 
 

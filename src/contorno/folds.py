@@ -140,8 +140,6 @@ def start(
     if data.validation_files is not None or data.validation is not None:
         name = "validation" if data.validation_files is None else "validation_files"
         raise ConfigError(f"folds and {name} both say what validates: give one of the two")
-    if not isinstance(folds, int) or folds < 2:
-        raise ConfigError(f"folds ({folds}) must be a whole number, 2 or more; try 5")
     say(f"Computing on: {hardware.reason}")
     found = read_material(data, workers)
     grouping = found.grouping
