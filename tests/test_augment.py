@@ -102,6 +102,26 @@ def test_objects_are_scaled_within_the_limits() -> None:
     assert all(mask[0, 31, 31] == 1 for mask in masks)  # turned about its middle
 
 
+def spread(mask: Tensor) -> np.ndarray:
+    """Covariance (2, 2), down and across, of the pixels of the object in a mask's middle."""
+    where, _ = ndimage.label(mask.numpy())  # the corners hold mirrored ones
+    return np.cov(np.array(np.nonzero(where == where[SIZE // 2, SIZE // 2])))
+
+
+def test_objects_are_turned_by_any_angle_and_not_sheared() -> None:
+    bar = torch.zeros(SIZE, SIZE)
+    bar[26:38, 12:52] = 1
+    _, masks = apply(bar.expand(300, 1, -1, -1))
+    long, short = np.linalg.eigvalsh(spread(bar))[::-1]
+    angles = []
+    for mask in masks[:, 0]:
+        (small, large), axes = np.linalg.eigh(spread(mask))
+        assert large / small == pytest.approx(long / short, rel=0.25)
+        angles.append(np.arctan2(*axes[:, 1]) % np.pi)
+    turned, _ = np.histogram(angles, bins=18, range=(0, np.pi))
+    assert turned.min() >= 2  # of about 8 in each ten degrees
+
+
 @pytest.mark.usefixtures("clear")
 def test_light_changes_within_the_limits() -> None:
     before = blobs(300)
