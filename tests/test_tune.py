@@ -283,7 +283,7 @@ def test_true_small_objects_are_kept(tmp_path: Path) -> None:
 
 
 def test_ignored_pixels_decide_nothing(tmp_path: Path) -> None:
-    """Specks in an ignored corner only: removing them would gain nothing."""
+    """Specks and pinholes in an ignored corner only: to be rid of them would gain nothing."""
     for index in range(8):
         truth = truth_of(index)
         mask = (truth * 255).astype(np.uint8)
@@ -300,11 +300,14 @@ def test_ignored_pixels_decide_nothing(tmp_path: Path) -> None:
     for index in range(8):
         found = np.where(truth_of(index), 0.9, 0.1)
         found[42::3, ::3] = 0.9
+        found[41:46, 41:46], found[43, 43] = 0.9, 0.1
         maps[index] = found.astype(np.float32)[None]
-    tuned = tune(Given(maps), card, dataset)
-    gain = gain_of(tuned, "smallest object")
-    assert gain.before == gain.after == 1
-    assert tuned.smallest == (0,)
+    tuned = tune(Given(maps), card, dataset, tta_pixels=8 * SIZE * SIZE)
+    gains = [gain for gain in tuned.gains if gain.measure == "Dice" and gain.choice != AVERAGING]
+    assert len(gains) == 3
+    assert all(gain.before == gain.after == 1 for gain in gains)
+    assert (tuned.thresholds, tuned.smallest, tuned.holes) == ((0.5,), (0,), (0,))
+    assert gain_of(tuned, AVERAGING).before == 1
 
 
 # Temperature
