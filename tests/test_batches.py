@@ -230,6 +230,22 @@ def test_one_overlapping_class_keeps_its_bit_when_resized(tmp_path: Path) -> Non
     assert target.mean() == pytest.approx(0.25, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    "reading", [Reading(foreground="200", ignore="9"), Reading(classes="none=0,a=9,b=200")]
+)
+def test_class_numbers_are_never_mixed_when_resized(tmp_path: Path, reading: Reading) -> None:
+    truth = np.random.default_rng(0).choice(np.array([0, 9, 200], np.uint8), (48, 48))
+    save(tmp_path / "images" / "p.png", truth // 2)
+    save(tmp_path / "masks" / "p.png", truth)
+    numbered = read_all(tmp_path, reading=reading)
+    (batch,) = sampler(numbered, crop=None, batch=1, steps=1).batches(0, start=0, workers=0)
+    classes = numbered.read(0)[1]
+    rows, columns = (np.arange(40) + 0.5) * 48 / 40, (np.arange(24) + 0.5) * 48 / 24
+    nearest = classes[rows.astype(int)][:, columns.astype(int)]
+    assert len(np.unique(nearest)) == 3
+    assert np.array_equal(batch.masks[0, 0].numpy(), nearest)
+
+
 def test_classic_resize_makes_soft_masks(dataset: Dataset) -> None:
     batches = list(sampler(dataset, crop=None, steps=3).batches(0, start=0, workers=0))
     seen: list[Array] = []
