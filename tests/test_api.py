@@ -466,6 +466,10 @@ def test_demo_draws_trains_and_scores(
     assert 0 < results["otsu_dice"] < 1
     assert "Held-out images: Otsu's threshold" in capsys.readouterr().out
     assert (tmp_path / "demo" / "run" / "model.safetensors").exists()
+    for wrong in ({"time": "20"}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=r"has no unit|training\.seed: -1"):
+            api.demo(tmp_path / "none", **wrong)
+    assert not (tmp_path / "none").exists()  # nothing is drawn for what cannot be trained
     with pytest.raises(ConfigError, match="holds a demo run already"):
         api.demo(tmp_path / "demo", time="0.5s")
 

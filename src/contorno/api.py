@@ -485,10 +485,12 @@ def demo(
     """
     from contorno.data.demo import otsu_dice, write
     from contorno.images import read_mask
+    from contorno.recipes import require_sound_wishes
 
     folder = Path(out)
     if (folder / "run").exists():
         raise ConfigError(f"{folder}: holds a demo run already; remove it or give another --out")
+    require_sound_wishes("auto", {"time": parse_duration(time), "seed": seed})
     say(f"Drawing a synthetic microscopy set in {folder}")
     write(folder, seed=seed)
     model = train(
