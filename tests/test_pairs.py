@@ -400,6 +400,13 @@ def test_a_list_keeps_dots_in_stems(tmp_path: Path) -> None:
     assert read_list(listing) == ["a.b", "c.d", "e"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_list_in_the_encodings_of_editors_and_shells(tmp_path: Path, encoding: str) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_bytes("ä.png\r\nb.png\r\n".encode(encoding))
+    assert read_list(listing) == ["ä", "b"]
+
+
 def test_a_list_that_names_what_is_not_there(tmp_path: Path) -> None:
     images = touch(tmp_path / "i", "a.png", "b.png")
     masks = touch(tmp_path / "m", "a.png")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from os.path import realpath
@@ -93,7 +94,9 @@ def read_list(path: Path) -> list[str]:
     try:
         if path.is_fifo() and not str(path).startswith("/dev/fd/"):  # the shell's own do not block
             raise InputError(f"{path}: a named pipe; expected a text file of stems")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        data = path.read_bytes()
+        wide = data.startswith((BOM_UTF16_LE, BOM_UTF16_BE))  # as PowerShell's > writes
+        lines = data.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of stems: {error}") from None
     stems = [stem_of(Path(line.strip())) for line in lines if line.strip()]
