@@ -453,6 +453,11 @@ def test_files_folders_and_patterns_each_once(
     assert [(p.kind, p.severity) for p in problems] == [("other-files", "note")]  # notes.txt
     up, _ = find_images(["../" + tmp_path.name + "/more/*.png"])
     assert [p[0].name for p in up] == ["d.png"]
+    (tmp_path / "link").symlink_to(tmp_path / "more")
+    (folder / "e.png").symlink_to(folder / "a.png")
+    ways = ["more/c.tif", tmp_path / "more" / "c.tif", "set/../more/d.png", "link", folder]
+    found, _ = find_images(ways)  # a link of another name is another picture
+    assert [p[0].name for p in found] == ["c.tif", "d.png", "a.png", "b.JPG", "e.png"]
 
 
 def test_patterns_find_hidden_files_only_where_they_say_so(tmp_path: Path) -> None:

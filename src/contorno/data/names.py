@@ -11,6 +11,7 @@ import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import cache
 from os.path import realpath
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def find_images(
                     "no-images",
                 )
             )
-    unique = list(dict.fromkeys(found))
+    unique = _each_once(found)
     pictures: list[tuple[Path, ...]] = [(path,) for path in unique]
     if channels:
         folders: dict[Path, dict[str, Path]] = defaultdict(dict)
@@ -77,6 +78,14 @@ def find_images(
         wanted = wanted_stems(files, names, problems, channels)
         pictures = [p for p in pictures if picture_name(p, channels) in wanted]
     return pictures, problems
+
+
+def _each_once(found: Iterable[Path]) -> list[Path]:
+    """Files without those that are named again, also by another way to their folder."""
+    resolved, places = cache(Path.resolve), dict[Path, Path]()
+    for path in found:
+        places.setdefault(resolved(path.parent) / path.name, path)
+    return list(places.values())
 
 
 def picture_name(files: Sequence[Path], channels: Sequence[str] = ()) -> str:
