@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
 from PIL import Image
 
-from contorno import metrics, pictures, report
+from contorno import charts, metrics, pictures, report
 from contorno.calibration import reliability
 from contorno.charts import histogram
 from contorno.errors import InputError
@@ -644,6 +644,25 @@ def test_table_holds_every_image_worst_first(tmp_path: Path) -> None:
     assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
     assert rows[7][4] == rows[7][6] == "–"
     assert rows[0][-1] == "32 × 24"
+
+
+def test_of_many_images_the_worst_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "LISTED", 5)
+    monkeypatch.setattr(charts, "DOTS", 5)
+    results = make(tmp_path, count=12)
+    for index in range(12):
+        change(results, index, expected_dice=0.9)
+    page = Page(write_report(results))
+    rows = [row[0] for row in page.rows if row and row[0].startswith("cell")]
+    assert rows == [f"cell{i}" for i in (11, 10, 9, 8, 7)]
+    assert "The worst images The 5 worst of 12; results.json has all. Worst first;" in page.text
+    assert "Each dot below the axis is one of 3 images; the bars count them." in page.text
+    assert "Each dot is an image, one of 3: the Dice" in page.text
+    for chart in ("dice", "expected"):
+        dots = page.source.partition(f'id="{chart}-PathCollection_1"')[2].partition("</svg>")[0]
+        assert dots.count("<use") == 4
 
 
 @pytest.mark.parametrize("overlapping", [False, True])

@@ -20,6 +20,7 @@ from contorno.calibration import STEPS
 
 # Matplotlib draws in these stand-ins; the page's style sheet gives their colours, light and dark.
 INK, GRID, FIRST, SECOND = "#000001", "#000002", "#000003", "#000004"
+DOTS = 2_000  # images that a chart shows one by one: browsers take seconds for many more
 VARIABLES = {INK: "--ink", GRID: "--line", FIRST: "--accent", SECOND: "--second"}
 STYLE: dict[Any, Any] = {  # Matplotlib types its keys as literals
     "svg.fonttype": "none",
@@ -31,8 +32,13 @@ STYLE: dict[Any, Any] = {  # Matplotlib types its keys as literals
 }
 
 
+def every(images: Sequence[Any]) -> int:
+    """Of how many images in order one is drawn as a dot."""
+    return max(1, -(-len(images) // DOTS))
+
+
 def histogram(dice: Sequence[float], mean: float) -> Markup:
-    """How many images have which Dice, and the mean."""
+    """How many images have which Dice, in order, and the mean."""
     low = min(0.8, math.floor(min(dice) * 10) / 10)
     count = min(25, max(10, round(2 * math.sqrt(len(dice)))))
     bins = np.linspace(low, 1, count + 1).tolist()
@@ -42,8 +48,9 @@ def histogram(dice: Sequence[float], mean: float) -> Markup:
         axes.hist(dice, bins, color=FIRST, alpha=0.45)
         axes.axhline(0, color=GRID, linewidth=0.8)
         # Every image is a dot too, below the bars; the golden ratio spreads equal ones apart.
-        depths = 0.08 + 0.13 * (np.arange(len(dice)) * 0.618034 % 1)
-        axes.scatter(dice, -depths * tallest, s=11, color=FIRST, linewidths=0)
+        shown = dice[:: every(dice)]
+        depths = 0.08 + 0.13 * (np.arange(len(shown)) * 0.618034 % 1)
+        axes.scatter(shown, -depths * tallest, s=11, color=FIRST, linewidths=0)
         axes.axvline(mean, color=SECOND, linewidth=1.5, label=f"mean {mean:.3f}")
         right = mean <= (low + 1) / 2  # away from the line, which would cross the words
         axes.legend(frameon=False, loc="upper right" if right else "upper left")
@@ -83,8 +90,9 @@ def _shares(counts: Mapping[str, Any]) -> NDArray[np.float64]:
 
 
 def expected(images: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """True Dice of each image against the one that its own probabilities promise."""
-    points = np.array([(i["expected_dice"], i["dice"]) for i in images if "expected_dice" in i])
+    """True Dice of each image, in order, against the one that its own probabilities promise."""
+    shown = images[:: every(images)]
+    points = np.array([(i["expected_dice"], i["dice"]) for i in shown if "expected_dice" in i])
     if not len(points):
         return None
     low = min(0.8, math.floor(points.min() * 10) / 10)

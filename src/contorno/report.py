@@ -21,7 +21,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
-from contorno.charts import curves, expected, histogram, reliability
+from contorno.charts import curves, every, expected, histogram, reliability
 from contorno.errors import InputError, Problem
 from contorno.files import write_bytes
 from contorno.images import ImageError, RawMask, read_channels, read_raw_mask
@@ -33,6 +33,7 @@ KEYS = (
     "classes", "contorno", "images", "labels", "model", "per_image", "pooled", "problems", "rules"
 )  # fmt: skip
 OUTLINE = 300_000  # characters: an outline with more is a texture, which browsers draw slowly
+LISTED = 2_000  # images in the table, the worst: browsers sort many more for half a minute
 SUSPECTS = 9  # masks that may be wrong
 SHOWN = 8  # classes whose Dice stands below a picture
 
@@ -66,6 +67,8 @@ def write_report(results: Path, *, out: Path | None = None, run: Path | None = N
     page = environment.from_string(template).render(
         results=scored,
         images=images,
+        listed=images[:LISTED],
+        every=every(images),
         quartiles=np.quantile(dice, (0, 0.25, 0.5, 0.75, 1)).tolist() if dice else None,
         histogram=histogram(dice, scored["per_image"]["dice"]["mean"]) if dice else None,
         groups=[
