@@ -82,9 +82,9 @@ def find_images(
 
 def _each_once(found: Iterable[Path]) -> list[Path]:
     """Files without those that are named again, also by another way to their folder."""
-    resolved, places = cache(Path.resolve), dict[Path, Path]()
+    real, places = cache(realpath), dict[tuple[str, str], Path]()
     for path in found:
-        places.setdefault(resolved(path.parent) / path.name, path)
+        places.setdefault((real(path.parent), path.name), path)
     return list(places.values())
 
 
