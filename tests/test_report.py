@@ -950,6 +950,19 @@ def test_click_on_a_heading_sorts(browser: Any, page_file: Path) -> None:
     page.close()
 
 
+def test_the_picture_that_the_keyboard_is_at_has_a_frame(browser: Any, page_file: Path) -> None:
+    """Around its card, which would cut off a frame around the picture."""
+    page = browser.new_page()
+    page.goto(page_file.as_uri())
+    page.locator("#show-prediction").focus()
+    page.keyboard.press("Tab")
+    script = "all => all.map(e => getComputedStyle(e).outlineStyle)"
+    assert page.eval_on_selector_all(".case", script)[:2] == ["solid", "none"]
+    page.keyboard.press("Space")
+    assert page.locator(".enlarge").first.is_checked()
+    page.close()
+
+
 def test_click_enlarges_a_picture_and_escape_puts_it_back(browser: Any, page_file: Path) -> None:
     page = browser.new_page(viewport={"width": 800, "height": 600})
     page.goto(page_file.as_uri())
