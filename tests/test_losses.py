@@ -213,6 +213,24 @@ def test_dice_of_classes_leaves_background_out() -> None:
     assert float(mine) == pytest.approx(sum(slow) / 2)
 
 
+@every_loss
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_ignored_pixels_are_as_if_they_were_not_there(name: str, exclusive: bool) -> None:
+    if name in (("bce", "bce+dice") if exclusive else ("ce", "ce+dice")):
+        pytest.skip("of the other kind of classes")
+    logits, masks = classes(8)
+    kept = masks[..., :4]
+    masks[..., 4:] = 255
+    if not exclusive:  # one foreground class
+        logits, kept = logits[:, 1:2], kept.clamp(max=1)
+        masks[..., :4] = kept
+    loss = loss_function(name, exclusive=exclusive)
+    target, valid = targets(masks, logits.shape[1], ignore=True)
+    alone, _ = targets(kept, logits.shape[1])
+    expected = loss(logits[..., :4], alone.double(), None)
+    assert float(loss(logits, target.double(), valid)) == pytest.approx(float(expected))
+
+
 @pytest.mark.parametrize("name", ["mse", "ce", "dice", "ce+dice", "focal", "tversky"])
 def test_what_is_ignored_has_no_gradient(name: str) -> None:
     logits, masks = classes(7)
