@@ -737,6 +737,26 @@ def test_the_pet_of_a_trimap_is_no_background(tmp_path: Path) -> None:
     assert labels.values == (2, 1, 3)
 
 
+def test_masks_that_are_coded_as_the_learnt_ones_are_known() -> None:
+    soft = Labels(lookup=((0, 0), (255, 1)))  # greys between were seen
+    for values, same in (
+        ((0, 255), True),
+        ((0,), True),
+        ((0, 100, 255), True),
+        ((100, 255), True),
+        ((0, 100), False),  # no value of a foreground class
+        ((0, 1), False),
+        ((0, 255, 256), False),
+    ):
+        assert soft.reads(dict.fromkeys(values, 9)) == same, values
+    numbered = Labels(lookup=((0, 0), (1, 1)), others="foreground")
+    assert numbered.reads({0: 5, 70: 5})
+    assert not numbered.reads({30: 5, 70: 5})
+    hard = soft.model_copy(update={"kind": "palette"})
+    assert hard.reads({0: 5, 255: 5})
+    assert not hard.reads({0: 5, 100: 5, 255: 5})
+
+
 def test_layers_of_many_classes_are_apart_and_none_is_of_ignored_pixels() -> None:
     """Class 3 is not classes 1 and 2, and 255 is not every class."""
     numbers = "none=0,a=1,b=2,c=3,d=4,e=5,f=6,g=7"
