@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ ENGINES = {  # name in these tests -> engine, hardware
     "onnxruntime": ("onnxruntime", EXACT),
 }
 # Largest difference allowed between two ways of asking for the same thing: sums in another order.
+STATM = Path("/proc/self/statm")  # pages that this process has, the second number
 CLOSE = {
     "pytorch": 1e-5,
     "pytorch bf16": 0.05,
@@ -184,6 +186,18 @@ def test_batches_of_1_and_8_are_the_same(name: str, up: str) -> None:
     alone = np.concatenate([engine.probabilities(batch[i : i + 1]) for i in range(8)])
     assert together.std() > 0.1
     np.testing.assert_allclose(together, alone, rtol=0, atol=CLOSE[name])
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="the system does not tell")
+def test_pictures_that_each_have_another_size_do_not_fill_the_memory(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = model_file(tmp_path / "model.safetensors", np.eye(32, dtype=np.uint8)[..., None])
+    engine, pages = contorno.load(path, device="cpu", engine="openvino").engine, []
+    for number in range(150):
+        engine.probabilities(np.zeros((1, 20 + number, 180 - number, 1), np.uint8))
+        pages.append(int(STATM.read_text().split()[1]))
+    grown = (pages[-1] - pages[100]) * os.sysconf("SC_PAGE_SIZE")  # by then all is kept that is
+    assert grown < 20e6
 
 
 @pytest.fixture

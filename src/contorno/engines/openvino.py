@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from contorno.models.portable import Portable
 
 Array = NDArray[Any]
+_KEPT = "CPU_RUNTIME_CACHE_CAPACITY"  # layers made for a size of picture that are kept
+_FEW = 200  # of some sizes; with OpenVINO's 5,000, each of 240 sizes took 2 MB of memory for good
 _WORDS = {"bf16": "bfloat16", "32": "float32", "int8": "8-bit integers"}
 
 
@@ -83,7 +85,13 @@ class OpenVINOEngine:
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": self._threads or cores(),
         }
-        return core().compile_model(graph, "CPU", options).create_infer_request()
+        try:
+            compiled = core().compile_model(graph, "CPU", options | {_KEPT: _FEW})
+        except RuntimeError as error:  # a version that does not know it
+            if _KEPT not in str(error):
+                raise
+            compiled = core().compile_model(graph, "CPU", options)
+        return compiled.create_infer_request()
 
 
 def _read(path: Path) -> Any:
