@@ -485,20 +485,16 @@ def demo(
     """
     from contorno.data.demo import otsu_dice, write
     from contorno.images import read_mask
-    from contorno.recipes import require_sound_wishes
+    from contorno.recipes import sound_wishes
 
     folder = Path(out)
     if (folder / "run").exists():
         raise ConfigError(f"{folder}: holds a demo run already; remove it or give another --out")
-    require_sound_wishes("auto", {"time": parse_duration(time), "seed": seed})
+    wishes = sound_wishes("auto", {"time": parse_duration(time), "seed": seed})
     say(f"Drawing a synthetic microscopy set in {folder}")
-    write(folder, seed=seed)
+    write(folder, seed=wishes["seed"])
     model = train(
-        folder / "train" / "images",
-        folder / "train" / "masks",
-        out=folder / "run",
-        time=time,
-        seed=seed,
+        folder / "train" / "images", folder / "train" / "masks", out=folder / "run", **wishes
     )
     test_images, test_masks = folder / "test" / "images", folder / "test" / "masks"
     results = evaluate(model, test_images, test_masks)
