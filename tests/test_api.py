@@ -265,6 +265,15 @@ def test_files_of_other_kinds_are_not_drawn_and_named(
         assert "passed over" not in capsys.readouterr().out
 
 
+def test_stems_are_given_in_a_file(run: Path, data: Path, tmp_path: Path) -> None:
+    folders, stems = (data / "images", data / "masks"), {"files": ["p0", "p1"]}
+    with pytest.raises(InputError, match="cannot be read as a list of stems"):
+        contorno.predict(run, data / "images", out=tmp_path / "x", **stems)
+    with pytest.raises(InputError, match="cannot be read as a list of stems"):
+        contorno.evaluate(run, *folders, out=tmp_path / "x", **stems)
+    assert not (tmp_path / "x").exists()
+
+
 def test_chosen_validation_files_and_one_folder(data: Path, tmp_path: Path) -> None:
     together = tmp_path / "all"
     together.mkdir()

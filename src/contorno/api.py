@@ -86,12 +86,12 @@ def train(
             `time` is that of all. Takes the place of `validation`.
         suffix: what a mask's stem has after its image's; of several folders of masks one for all,
             or one for each, "_cells,_nuclei".
-        files: list of stems to restrict the data to.
+        files: text file of stems to restrict the data to, one a line.
         channels: where each channel has a file of its own, what their stems end in.
         pages: take the pages of a TIFF as channels.
         validation: share of the pairs that validate; a fifth, but no more than 50 pairs or 2% of
             them, when None.
-        validation_files: list of the stems that validate.
+        validation_files: text file of the stems that validate.
         group: regular expression that finds the group in a stem; groups are never parted.
         foreground: "bright", "dark", "nonzero" or values such as 255 or "1,2".
         classes: names and values, background first, such as "background=0,nucleus=255".
@@ -290,7 +290,7 @@ def check(
     Args:
         images, masks, suffix, files, channels, pages, group, foreground, classes, ignore: as in
             `train`.
-        validation_files: list of the stems that validate, to be checked for leaks.
+        validation_files: text file of the stems that validate, to be checked for leaks.
         json: file to write the result to; it may take the place of what `check` wrote before.
         page: HTML page to write, with a picture of every suspicious pair; likewise.
         workers: threads that read; all cores when None.
@@ -369,7 +369,7 @@ def predict(
             skipped.
         probabilities: "png" or "tif" to write probabilities too.
         overlay: draw the outlines on the pictures too.
-        files: list of stems to restrict the inputs to.
+        files: text file of stems to restrict the inputs to.
         overwrite: replace files that this model did not make.
         tta: as in `evaluate`.
         engine, device, precision: as in `evaluate`.
@@ -383,7 +383,7 @@ def predict(
     several = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     images, problems = find_images(
         several,
-        files=Path(files) if files else None,
+        files=Path(str(files)) if files else None,
         channels=loaded.card.preprocessing.channels,
         drawn=partial(drawn_into, Path(out), (DOUBTS,)),
     )
