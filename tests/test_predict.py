@@ -538,9 +538,10 @@ def test_a_picture_of_pillow_is_drawn_as_its_file(model: Model, mode: str, tmp_p
         (SAMPLE[None], "an array of shape (1, 64, 64, 3)"),
         (SAMPLE[0, 0], "an array of shape (3,)"),
         (SAMPLE[:0], "an array of shape (0, 64, 3)"),
+        (Image.frombytes("LAB", (64, 64), SAMPLE.tobytes()), "a picture of Pillow in mode LAB"),
     ],
 )
-def test_arrays_that_do_not_fit(model: Model, image: Array, what: str) -> None:
+def test_arrays_that_do_not_fit(model: Model, image: Any, what: str) -> None:
     with pytest.raises(ImageError) as caught:
         model.predict(image)
     assert caught.value.problem.what == what

@@ -240,6 +240,9 @@ def _array(image: Any) -> Array:
     """An array, a picture of Pillow, or a tensor of PyTorch of any device, as an array."""
     if isinstance(image, Image.Image) and image.mode in _MODES:
         image = image.convert(_MODES[image.mode])
+    if isinstance(image, Image.Image) and image.mode == "LAB":  # Pillow alone makes no RGB of it
+        what, fix = "a picture of Pillow in mode LAB", "convert it to RGB by PIL.ImageCms"
+        raise ImageError(Problem("image", what, "grey values or RGB", fix))
     if hasattr(image, "detach"):
         image = image.detach().cpu()
     try:
