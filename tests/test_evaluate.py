@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from contorno.data.dataset import load as load_data
 from contorno.data.demo import draw
 from contorno.data.labels import IGNORE, Labels
 from contorno.data.pairs import find_pairs
-from contorno.errors import ConfigError, InputError
+from contorno.errors import ConfigError, InputError, StorageError
 from contorno.evaluate import evaluate, image_score
 from contorno.finish import temper
 from contorno.metrics import FIGURES, RULES, combine, mean_dice, score, summarise
@@ -174,6 +176,22 @@ def test_the_same_scores_every_time(
     )
     for part in ("images", "per_image", "pooled", "empty"):
         assert again[part] == results[part]
+
+
+def test_masks_are_written_behind_and_a_full_disk_is_told(
+    model: Model, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+
+    def write(path: Path, *_: object, **__: object) -> None:
+        threads.add(threading.current_thread())
+        raise StorageError(f"{path}: no space")
+
+    monkeypatch.setattr(import_module("contorno.evaluate"), "write_prediction", write)
+    with pytest.raises(StorageError, match="no space"):
+        api.evaluate(model, data / "images", data / "masks", out=tmp_path / "out", workers=0)
+    assert threads
+    assert threading.main_thread() not in threads  # which scores the next one meanwhile
 
 
 def test_a_list_restricts_what_is_scored(model: Model, data: Path, tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from contorno import __version__
+from contorno.ahead import Behind
 from contorno.calibration import RULE, Reliability, relevant, reliability
 from contorno.card import ModelCard
 from contorno.data.dataset import Array, Dataset
@@ -27,6 +29,8 @@ from contorno.files import write_text
 from contorno.finish import draw, temper
 from contorno.metrics import FIGURES, RULES, ImageScore, combine, score, summarise
 from contorno.progress import bar
+
+_WRITERS = 2  # threads that write masks: for small ones the disk takes as long as all the rest
 
 # Row of the results, tempered probabilities (K, H, W), class map (H, W) of the mask, its labels.
 Watch = Callable[[dict[str, Any], Array, Array, Labels], None]
@@ -132,10 +136,12 @@ def _score_all(
     watch: Watch | None,
 ) -> list[_Scored]:
     scored = []
-    with bar("Evaluating", sum(len(dataset) for _, dataset in parts)) as advance:
+    images = sum(len(dataset) for _, dataset in parts)
+    with bar("Evaluating", images) as advance, Behind(_WRITERS, waiting=2 * _WRITERS) as behind:
+        write = partial(_write, behind, out)
         for engine, dataset in parts:
             for index in range(len(dataset)):
-                scored.append(_score_pair(engine, card, dataset, index, out, watch))
+                scored.append(_score_pair(engine, card, dataset, index, write, watch))
                 advance()
     return scored
 
@@ -156,10 +162,10 @@ def _score_pair(
     card: ModelCard,
     dataset: Dataset,
     index: int,
-    out: Path,
+    write: Callable[[str, str, Array, Labels], list[str]],
     watch: Watch | None,
 ) -> _Scored:
-    """Score one pair and write its masks."""
+    """Score one pair and write its masks, see `_write`."""
     pair, labels = dataset.pairs[index], card.labels
     image, truth = dataset.read(index)
     raw = whole_image(engine, image)
@@ -169,8 +175,8 @@ def _score_pair(
     row = {
         **_sources(pair),
         "turned": dataset.facts[index].turned,
-        "prediction": _write(out, "predictions", pair.name, classes, labels),
-        "truth": _write(out, "truths", pair.name, truth, _for_truth(labels, dataset.labels)),
+        "prediction": write("predictions", pair.name, classes, labels),
+        "truth": write("truths", pair.name, truth, _for_truth(labels, dataset.labels)),
         "height": truth.shape[0],
         "width": truth.shape[1],
         **_figures(combined),
@@ -279,10 +285,12 @@ def _for_truth(trained: Labels, found: Labels) -> Labels:
     return trained.model_copy(update={"lookup": (*trained.lookup, (free[0], IGNORE))})
 
 
-def _write(out: Path, folder: str, name: str, classes: Array, labels: Labels) -> list[str]:
-    """Write a class map; the paths of its files, from `out`."""
+def _write(
+    behind: Behind, out: Path, folder: str, name: str, classes: Array, labels: Labels
+) -> list[str]:
+    """Write a class map behind the caller; the paths of its files, from `out`."""
     path = Path(folder, f"{name}.png")
-    write_prediction(out / path, classes, labels)
+    behind(partial(write_prediction, out / path, classes, labels))
     return [file.as_posix() for file in prediction_paths(path, labels)]
 
 
