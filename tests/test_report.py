@@ -348,6 +348,16 @@ def test_problems_say_whether_the_file_was_used(tmp_path: Path) -> None:
     assert "b.png grey" in page.text
 
 
+def test_of_many_problems_the_page_shows_the_first(tmp_path: Path) -> None:
+    words = {"what": "grey", "expected": "more", "fix": "look", "severity": "error"}
+    problems = [{"path": f"bad{number}.png"} | words for number in range(1500)]
+    page = Page(write_report(make(tmp_path, problems=problems)))
+    assert "1,500 found" in page.text
+    assert "bad199.png" in page.text
+    assert "bad200.png" not in page.text
+    assert "1,300 more stand in results.json." in page.text
+
+
 def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
     results = make(tmp_path, count=5)
     page = Page(write_report(results))
