@@ -516,3 +516,12 @@ def test_colours_as_jpeg_have_the_shares_of_their_classes(tmp_path: Path) -> Non
     told = re.search(r"class #f\w+ \((.*?)%", dataset.labels.note)
     assert told is not None
     assert float(told[1]) == pytest.approx(share, rel=0.02)
+
+
+def test_a_mask_that_is_resized_since_it_was_looked_at_is_told(tmp_path: Path) -> None:
+    dataset = read_all(pictures(tmp_path, 2), cache_limit=0)
+    save(tmp_path / "masks" / "p1.png", np.zeros((16, 16), np.uint8))
+    dataset.read(0)
+    with pytest.raises(ImageError) as caught:
+        dataset.read(1)
+    assert "another size than when it was first read" in str(caught.value.problem)

@@ -25,11 +25,20 @@ from contorno.data.agreement import (
     well_read,
 )
 from contorno.data.evidence import MaskFacts
-from contorno.data.facts import LEVELS, Examined, Facts, Good, examine, examine_all, usable
+from contorno.data.facts import (
+    LEVELS,
+    Examined,
+    Facts,
+    Good,
+    examine,
+    examine_all,
+    size_words,
+    usable,
+)
 from contorno.data.labels import Labels
 from contorno.data.pairs import Pair
 from contorno.errors import InputError, Problem
-from contorno.images import RawMask, as_channels, read_channels, read_raw_mask
+from contorno.images import ImageError, RawMask, as_channels, read_channels, read_raw_mask
 
 Array = NDArray[Any]
 
@@ -80,6 +89,9 @@ class Dataset:
         pair, turned = self.pairs[index], self.facts[index].turned
         image = read_channels(pair.images, pages=self.pages, upright=turned).array
         masks = [read_raw_mask(path) for path in pair.masks]
+        sizes = {image.shape[:2], *(mask.values.shape for mask in masks)}
+        if sizes != {self.facts[index].shape[:2]}:
+            raise ImageError(_resized(pair, self.facts[index]))
         return (
             as_channels(usable(image), self.channels, path=str(pair.image)),
             class_map(masks, self.labels, self.facts[index].masks),
@@ -234,6 +246,16 @@ def load(
             image, masks = kept.pop(pair.name)  # grey is repeated when it is read: it is smaller
             dataset._cache[index] = (image, class_map(masks, labels, facts.masks))
     return dataset, problems
+
+
+def _resized(pair: Pair, facts: Facts) -> Problem:
+    return Problem(
+        str(pair.image),
+        "it or its mask has another size than when it was first read",
+        size_words(facts.shape),
+        "put the files back, or start again with the new ones",
+        "size-mismatch",
+    )
 
 
 def class_map(masks: Sequence[RawMask], labels: Labels, facts: Sequence[MaskFacts]) -> Array:
