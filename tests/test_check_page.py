@@ -74,6 +74,11 @@ def outlines(page: Page) -> list[str]:
 # The page as a whole ---------------------------------------------------------------------------
 
 
+def test_one_pair_alone_is_told_in_the_verdict(tmp_path: Path) -> None:
+    page = page_of(tmp_path, finding("error", "one-image"), good=1)
+    assert "Nothing can be trained on yet" in page.text
+
+
 def test_page_lies_where_it_is_told(tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
     assert write_page(result(), out) == out
@@ -88,8 +93,8 @@ def test_page_lies_where_it_is_told(tmp_path: Path) -> None:
         (["warning", "note"], 9, "All pairs can be used, but something looks wrong"),
         (["error", "warning"], 9, "Some pairs cannot be used"),
         (["error"], 1234, "All pairs can be used, but something is wrong"),
-        (["error"], 0, "Nothing can be used yet"),
-        ([], 0, "Nothing can be used yet"),
+        (["error"], 0, "Nothing can be trained on yet"),
+        ([], 0, "Nothing can be trained on yet"),
     ],
 )
 def test_verdict_and_tally_stand_on_top(
@@ -109,7 +114,7 @@ def test_verdict_and_tally_stand_on_top(
 
 def test_masks_that_were_not_understood_leave_nothing_to_use(tmp_path: Path) -> None:
     page = page_of(tmp_path, finding("error", "not-labels"), labels=None, good=1234)
-    assert "Nothing can be used yet" in page.text
+    assert "Nothing can be trained on yet" in page.text
 
 
 def test_masks_are_told_by_value_and_class(tmp_path: Path) -> None:

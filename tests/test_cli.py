@@ -363,6 +363,8 @@ def test_check_replaces_only_what_it_wrote(
     file.touch()
     for _ in range(2):
         assert main(["check", *pairs, "--json", str(file), "--page", str(page)]) == 0
+    same = refused(["check", *pairs, "--json", str(file), "--page", str(file)], capsys, code=2)
+    assert f"{file}: json and page are one file" in same
     notes.write_text("<title>mine</title>")
     for other in (notes, scores / "results.json", scores / "report.html"):
         before = other.read_bytes()

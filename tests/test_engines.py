@@ -200,6 +200,18 @@ def test_pictures_that_each_have_another_size_do_not_fill_the_memory(tmp_path: P
     assert grown < 20e6
 
 
+def test_each_engine_computes_in_its_own_format_whichever_was_opened_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stands in for a GPU, whose formats PyTorch keeps for the whole process."""
+    used: list[Hardware] = []
+    monkeypatch.setattr("contorno.engines.pytorch.use", used.append)
+    exact, short = PyTorchEngine(model(), EXACT), PyTorchEngine(model(), COARSE)
+    for engine in (exact, short, exact):
+        engine.probabilities(np.zeros((1, 16, 16, 3), np.uint8))
+    assert used == [EXACT, COARSE, EXACT]
+
+
 @pytest.fixture
 def two_threads() -> Iterator[Callable[[int], None]]:
     before = torch.get_num_threads()

@@ -506,6 +506,12 @@ def test_eight_bit_picture_is_shown_as_it_is(tmp_path: Path) -> None:
     assert np.abs(picture.astype(int) - 60).max() <= 2
 
 
+def test_a_small_range_far_from_zero_is_stretched() -> None:
+    shown, note = pictures.visible(np.array([[[10**9], [10**9 + 3]]], np.int32))
+    assert shown[0].tolist() == [[0] * 3, [255] * 3]
+    assert note == "Brightness stretched for display."
+
+
 @pytest.mark.parametrize("kind", ["uint16", "float32"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_deep_picture_of_any_channels_is_stretched(

@@ -323,6 +323,8 @@ def check(
     found = match(data)
     listed = read_list(Path(validation_files)) if validation_files else ()
     written = [file for file in (json, page) if file is not None]
+    if len({*map(realpath, written)}) < len(written):
+        raise ConfigError(f"{page}: json and page are one file; give each a name of its own")
     pictures = pictures_of(data) if written else ()
     for file in written:
         if realpath(file) in pictures:

@@ -41,7 +41,7 @@ def visible(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
 
 
 def _stretch(channel: NDArray[Any]) -> NDArray[np.uint8]:
-    values = channel.astype(np.float32)  # (H, W)
+    values = channel.astype(np.float64)  # (H, W); a small range may lie far from 0
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)

@@ -76,7 +76,7 @@ class Suspicion:
         for one, given in zip(scored, labels.layers(truth), strict=True):
             p, y = (one, given) if valid is None else (np.where(valid, one, 0), given & valid)
             fits.append((_correlation(p, y), _ratio(p, y)))
-            marks.append(_words(p, y, valid))
+            marks.append(_words(p, y))
         share, reason, which = max((*mark, i) for i, mark in enumerate(marks))
         files = row.get("masks", [row["mask"]])  # of overlapping classes one for each
         if share and len(marks) > 1:
@@ -139,18 +139,15 @@ def _seen(p: Array) -> float:
     return float(p[p >= _FAINT].sum(dtype=np.float64))
 
 
-def _words(p: Array, y: Array, valid: Array | None) -> tuple[float, str]:
+def _words(p: Array, y: Array) -> tuple[float, str]:
     """Share of the pixels on which the model is sure of the opposite, and what that looks like.
 
     Args:
         p: probability of a class, (H, W).
-        y: where it is drawn, boolean (H, W).
-        valid: where pixels count; None: everywhere.
+        y: where it is drawn, boolean (H, W); neither where pixels do not count.
     """
     nothing, seen = p <= 1 - SURE, p >= SURE
     more, less = y & nothing, ~y & seen  # drawn too much, and too little
-    if valid is not None:
-        less &= valid
     wrong = int(more.sum()) + int(less.sum())
     area = int(np.count_nonzero(y | seen))
     if not wrong:

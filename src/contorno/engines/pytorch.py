@@ -32,7 +32,6 @@ class PyTorchEngine:
         self.precision = "bf16" if hardware.bf16 else "32"
         self.tileable, self.preprocessing = segmenter.size is None, segmenter.preprocessing
         self._hardware = hardware
-        use(hardware)
         if frozen:
             segmenter = copy.deepcopy(segmenter)
             fold(segmenter.network)
@@ -48,6 +47,7 @@ class PyTorchEngine:
         images = torch.from_numpy(own).permute(0, 3, 1, 2)  # channels_last without a copy
         device = self._hardware.accelerator
         self._segmenter.eval()
+        use(self._hardware)  # each time: a model of another number format may have run meanwhile
         try:
             with (
                 torch.inference_mode(),
