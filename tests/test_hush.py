@@ -42,7 +42,7 @@ def test_pictures_read_together_leave_the_filters_as_they_were(
     began, came, left = Event(), Event(), Event()
     real = decoding._from_pillow
 
-    def slow(picture: Any) -> Any:
+    def slow(picture: Any, *rest: Any) -> Any:
         """The narrow picture comes first and leaves first, while the wide one is read."""
         if picture.width == 8:
             began.set()
@@ -50,7 +50,7 @@ def test_pictures_read_together_leave_the_filters_as_they_were(
         else:
             came.set()
             left.wait(5)
-        return real(picture)
+        return real(picture, *rest)
 
     narrow, wide = (
         save(tmp_path / f"{width}.jpg", np.zeros((8, width), np.uint8)) for width in (8, 9)
