@@ -174,7 +174,9 @@ def test_a_model_outlives_a_change_of_folder(
     monkeypatch.chdir(run.parent)
     model = contorno.load(run.name, device="cpu", precision="32", engine="pytorch")
     copied = pickle.dumps(model)
+    assert model.run == Path(run.name)  # as it was given, for people to read
     monkeypatch.chdir(tmp_path)
+    assert model.run == run
     probabilities = model.probabilities(data / "images" / "p3.png")
     again = pickle.loads(copied).probabilities(data / "images" / "p3.png")
     assert np.array_equal(again, probabilities)

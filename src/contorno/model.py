@@ -98,8 +98,12 @@ class Model:
     @property
     def run(self) -> Path | None:
         """The run folder that the model lies in; None where its file was copied elsewhere."""
-        folder = self._file.parent
-        return folder if (folder / "config.toml").exists() else None
+        return self._folder if (self._folder / "config.toml").exists() else None
+
+    @property
+    def _folder(self) -> Path:
+        """Of its file, as it was given where that still leads there."""
+        return (self.path if self.path.absolute() == self._file else self._file).parent
 
     @cached_property
     def engine(self) -> Engine:
@@ -203,7 +207,7 @@ class EnsembleModel(Model):
     @property
     def run(self) -> Path | None:
         """The run folder of the folds."""
-        return self._file.parent
+        return self._folder
 
     def open(self, engine: str, *, hardware: Hardware | None = None) -> Engine:
         """Another engine that runs every model, by its name; on their own hardware when None."""
