@@ -52,8 +52,8 @@ WITHOUT_BFLOAT16 = """## The same on a processor without bfloat16
 As above, on an older processor: contorno trains in float32 there, like its peers, and does a
 quarter of the steps. `python benchmarks/accuracy.py DATA --out WORK --peers PYTHON --results
 benchmarks/results/accuracy_float32.json`, with `--budgets 5m --methods contorno --seeds 0 1 2`,
-`--budgets 20m --methods contorno --sets epfl_roads wbc_dataset2` and `--budgets 20m --methods
-monai`, the strongest peer above. Here contorno trained by today's recipe,
+`--budgets 20m --methods contorno --sets dsb2018_stage1 epfl_roads wbc_dataset2` and `--budgets 20m
+--methods monai`, the strongest peer above. Here contorno trained by today's recipe,
 which takes no average of its weights and keeps the best of all epochs. Machine:
 {machines}."""
 
