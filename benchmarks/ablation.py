@@ -97,8 +97,9 @@ def train(data: Path, change: str, seed: int, options: Any) -> dict[str, Any]:
     from distill import Student
 
     from contorno.data.groups import folds
+    from contorno.fingerprint import fingerprint
     from contorno.hardware import choose
-    from contorno.recipes import fingerprint, resolve
+    from contorno.recipes import resolve
     from contorno.trainer import Trainer
 
     asked = dict(CHANGES[change])

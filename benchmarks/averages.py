@@ -50,8 +50,9 @@ def main() -> None:
 def train(data: Path, seed: int, schedule: str, steps: int) -> list[dict[str, float]]:
     """Train on two thirds of the train list, score on the rest after each quarter."""
     from contorno.engines.pytorch import PyTorchEngine
+    from contorno.fingerprint import fingerprint
     from contorno.hardware import choose
-    from contorno.recipes import fingerprint, resolve
+    from contorno.recipes import resolve
     from contorno.trainer import Trainer
 
     material, found = train_list(data)

@@ -70,8 +70,9 @@ def main() -> None:
 
 def train(data: Path, seed: int, seconds: float) -> dict[str, Any]:
     """Train one network; what every rule picks of it, and how that is judged."""
+    from contorno.fingerprint import fingerprint
     from contorno.hardware import choose
-    from contorno.recipes import fingerprint, resolve
+    from contorno.recipes import resolve
     from contorno.trainer import Trainer
     from contorno.tune import tune
 

@@ -161,8 +161,9 @@ def trainer(
     from contorno.data.dataset import load
     from contorno.data.demo import draw
     from contorno.data.pairs import find_pairs
+    from contorno.fingerprint import fingerprint
     from contorno.hardware import choose
-    from contorno.recipes import fingerprint, resolve
+    from contorno.recipes import resolve
     from contorno.trainer import Trainer
 
     root = options.out / f"{size}"

@@ -20,9 +20,10 @@ from contorno.data.demo import draw
 from contorno.data.groups import split
 from contorno.data.labels import Labels
 from contorno.data.pairs import find_pairs
+from contorno.fingerprint import fingerprint
 from contorno.hardware import choose
 from contorno.models import Segmenter, build_network
-from contorno.recipes import fingerprint, resolve
+from contorno.recipes import resolve
 from contorno.trainer import Trainer
 
 Array = NDArray[Any]

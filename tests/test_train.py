@@ -1049,8 +1049,9 @@ def test_all_bad_values_of_a_section_are_listed(discs: Path, tmp_path: Path) -> 
 
 def test_the_recipe_asks_less_of_a_short_time(discs: Path) -> None:
     from contorno.config import DataConfig
+    from contorno.fingerprint import fingerprint
     from contorno.hardware import choose
-    from contorno.recipes import ENOUGH, fingerprint, larger, resolve
+    from contorno.recipes import ENOUGH, larger, resolve
 
     seen, hardware = fingerprint(read_all(discs)), choose(device="cpu", precision="32")
     assert (seen.images, seen.height, seen.width, seen.channels) == (10, 32, 32, 1)

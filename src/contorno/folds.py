@@ -26,10 +26,11 @@ from contorno.ensemble import PLAN, pooled_card, write_ensemble
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate_parts
 from contorno.files import write_text
+from contorno.fingerprint import fingerprint
 from contorno.hardware import Hardware, choose, require_again
 from contorno.model import Model, load
 from contorno.progress import clock, say
-from contorno.recipes import DEFAULT_TIME, fingerprint, resolve
+from contorno.recipes import DEFAULT_TIME, resolve
 from contorno.report import write_report
 from contorno.runfolder import (
     digests_of,

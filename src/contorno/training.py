@@ -20,12 +20,13 @@ from contorno.data.pairs import Pair
 from contorno.early import about_parts, about_time
 from contorno.errors import ConfigError, InputError, Problem
 from contorno.evaluate import evaluate
+from contorno.fingerprint import fingerprint
 from contorno.hardware import Hardware, choose, require_again
 from contorno.model import Model, load
 from contorno.pace import TUNING, plan
 from contorno.progress import clock, say, warn
 from contorno.reading import decode, read_pairs, reading_of, say_doubts, split_rule
-from contorno.recipes import fingerprint, larger, resolve
+from contorno.recipes import larger, resolve
 from contorno.report import write_report
 from contorno.runfolder import locked, read_split, write_split
 from contorno.signals import resumable
